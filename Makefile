@@ -1,0 +1,34 @@
+# `make demo` and `make test` work from a fresh clone: each makes .venv and installs first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := out/demo
+
+.PHONY: demo test lint format clean
+
+demo: $(INSTALLED)
+	$(BIN)/flowopd doctor
+	$(BIN)/flowopd sample recipes/world/sample.yaml --out $(DEMO)/sample
+	$(BIN)/flowopd eval recipes/world/eval.yaml --out $(DEMO)/eval
+	@echo "Look at $(DEMO)/sample/contact_sheet.png and $(DEMO)/eval/table.md."
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -n auto
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flowopd needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv out build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
