@@ -1,0 +1,1 @@
+"""Velocity models, their adapters, and pictures from them."""

@@ -1,0 +1,152 @@
+"""Reading LoRA adapters, in the folder formats of PEFT and of diffusers, and checking them.
+
+PEFT:      adapter_config.json, adapter_model.safetensors   base_model.model.<path>.lora_A.weight
+diffusers: pytorch_lora_weights.safetensors                 transformer.<path>.lora_A.weight
+Beside either, `flowopd.json` says which base the adapter was trained on and by what.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from flowopd.errors import FlowOPDError
+from flowopd.files import sha256
+from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, interpret
+from flowopd.policy.lora import LoraSettings, parse_settings
+from flowopd.policy.lora_match import linear_layers, match_all_keys
+
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+NOTES = "flowopd.json"
+Layout = Literal["peft", "diffusers"]
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter as read: float32 tensors under `<module path>.lora_A.weight` and `.lora_B.`"""
+
+    source: Path
+    layout: Layout
+    config: LoraSettings
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+    sha256: str
+
+
+def read_adapter(folder: str | Path) -> AdapterFiles:
+    """An adapter from a folder of either format, or from one weights file."""
+    weights = _find_weights(Path(folder))
+    notes_file = weights.parent / NOTES
+    notes = _read_json(notes_file) if notes_file.is_file() else {}
+    digest = sha256(weights)
+    recorded = notes.get("sha256", {}).get(weights.name)
+    if recorded not in (None, digest):
+        raise FlowOPDError(
+            f"{weights} is not the file that {notes_file} describes: its SHA-256 is {digest}, not "
+            f"{recorded}. Restore the file, or remove {NOTES} if it was changed on purpose."
+        )
+    raw, metadata = _read_tensors(weights)
+    config_file = weights.parent / PEFT_CONFIG
+    layout: Layout = "diffusers"
+    if weights.stem == Path(PEFT_WEIGHTS).stem and config_file.is_file():
+        layout = "peft"
+        config = parse_settings(_read_json(config_file), str(config_file))
+        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items()}
+    else:
+        _require_no_peft_keys(raw, weights)
+        config, tensors = interpret(raw, metadata, weights)
+    tensors = {key: tensor.float() for key, tensor in tensors.items()}
+    _require_finite(tensors, weights)
+    return AdapterFiles(Path(folder), layout, config, tensors, notes, digest)
+
+
+def check_adapter(
+    folder: str | Path, skeleton: nn.Module, fingerprint: str | None = None
+) -> AdapterFiles:
+    """Read an adapter and hold it against a model that need not have weights (meta device)."""
+    files = read_adapter(folder)
+    require_fit(files, linear_layers(skeleton), fingerprint)
+    return files
+
+
+def require_fit(
+    files: AdapterFiles, layers: Mapping[str, tuple[int, int]], fingerprint: str | None
+) -> None:
+    """All keys matched, and trained on the base of this fingerprint where that is known."""
+    shapes = {key: tensor.shape for key, tensor in files.tensors.items()}
+    match_all_keys(shapes, files.config, layers, str(files.source))
+    trained_on = files.notes.get("fingerprint")
+    if fingerprint and trained_on and trained_on != fingerprint:
+        raise FlowOPDError(
+            f"The adapter {files.source} was trained on another base: its {NOTES} says "
+            f"{files.notes.get('base') or 'unnamed'} ({trained_on}), and this model is "
+            f"{fingerprint}. Use it with its own base."
+        )
+
+
+def _find_weights(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FlowOPDError(f"No adapter at {path}: there is no such file or folder.")
+    stems = [Path(PEFT_WEIGHTS).stem] if (path / PEFT_CONFIG).is_file() else []
+    stems.append(Path(DIFFUSERS_WEIGHTS).stem)
+    for stem in stems:
+        for suffix in (".safetensors", ".bin"):
+            if (path / (stem + suffix)).is_file():
+                return path / (stem + suffix)
+    raise FlowOPDError(
+        f"{path} is not an adapter folder. It should hold {PEFT_CONFIG} and {PEFT_WEIGHTS} (PEFT) "
+        f"or {DIFFUSERS_WEIGHTS} (diffusers)."
+    )
+
+
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and, of a safetensors file, the header's metadata. Never runs pickled code."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                return tensors, opened.metadata() or {}
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FlowOPDError(f"{file} cannot be read as adapter weights: {reason}") from error
+    if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):
+        raise FlowOPDError(f"{file} does not hold a flat table of tensors.")
+    return tensors, {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError) as error:
+        raise FlowOPDError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FlowOPDError(f"{file} should hold a JSON object.")
+    return content
+
+
+def _require_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise FlowOPDError(
+            f"{file} holds infinite or undefined numbers in {len(broken)} of its tensors "
+            f"({', '.join(broken[:4])}). It was saved from a run that had diverged, or is damaged."
+        )
+
+
+def _require_no_peft_keys(tensors: Mapping[str, Tensor], file: Path) -> None:
+    if any(key.startswith(PEFT_PREFIX) for key in tensors):
+        raise FlowOPDError(
+            f"{file} has PEFT's keys and no {PEFT_CONFIG} beside it, which holds its alpha. "
+            f"Put that file there, and name the weights {PEFT_WEIGHTS}."
+        )

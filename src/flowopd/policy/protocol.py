@@ -1,0 +1,130 @@
+"""What a velocity model is: everything that sampling and training need to know of a network.
+
+Shapes: B samples, L tokens, C token width, P width of the pooled embedding.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from flowopd.config import Config
+from flowopd.errors import FlowOPDError
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """Embeddings of B prompts: one vector per token, and one for the whole prompt."""
+
+    sequence: Tensor
+    pooled: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = f"{list(self.sequence.shape)} and {list(self.pooled.shape)}"
+        if self.sequence.ndim != 3 or self.pooled.ndim != 2:
+            raise FlowOPDError(f"Prompt embeddings are [B,L,C] and [B,P], not {shapes}.")
+        if len(self.sequence) != len(self.pooled):
+            raise FlowOPDError(f"Prompt embeddings of different batch sizes: {shapes}.")
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def join(self, other: "PromptEmbeds") -> "PromptEmbeds":
+        """These prompts, then the other's."""
+        return PromptEmbeds.cat([self, other])
+
+    def select(self, indices: Sequence[int] | Tensor) -> "PromptEmbeds":
+        """The prompts at the indices; an index may come more than once."""
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.sequence.device)
+        return PromptEmbeds(self.sequence[index], self.pooled[index])
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "PromptEmbeds":
+        return PromptEmbeds(
+            self.sequence.to(device=device, dtype=dtype), self.pooled.to(device=device, dtype=dtype)
+        )
+
+    @staticmethod
+    def cat(parts: Sequence["PromptEmbeds"]) -> "PromptEmbeds":
+        """The prompts of all parts in order; the parts must agree in everything but number."""
+        shapes = {(*part.sequence.shape[1:], *part.pooled.shape[1:]) for part in parts}
+        if len(shapes) != 1:
+            found = ", ".join(str(shape) for shape in sorted(shapes)) or "nothing"
+            raise FlowOPDError(f"Prompt embeddings of one shape (L, C, P) join, not {found}.")
+        return PromptEmbeds(
+            torch.cat([part.sequence for part in parts]), torch.cat([part.pooled for part in parts])
+        )
+
+
+class VelocityModel(Protocol):
+    """A network that gives the velocity of (4), with what is around it: text and pixels."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 that tells one set of base weights from another; adapters carry it."""
+    transformer: nn.Module
+    shift: float
+    """The shift of the noise schedule that the model was trained with."""
+    lora_prefix: str | None
+    """What diffusers puts before the keys of a LoRA file; None if it does not know the family."""
+    default_targets: tuple[str, ...]
+    """Names (endings of module paths) of the layers that a new LoRA adapts."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def latent_shape(
+        self, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int, int]:
+        """Channels, height and width of the latent of an image; None is the model's own size."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds: ...
+
+    def velocity(self, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
+        """v(x_t, t, c) in float32 for latents x [B,...] at noise levels t [B]; no guidance."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,H,W], float32 in [0,1]."""
+        ...
+
+    def drop_text_encoders(self) -> None:
+        """Free the text encoders; from then on prompts come from a text cache."""
+        ...
+
+
+class ModelConfig(Config, ABC):
+    """Names a model; each family has its own subclass, found by the name of the family."""
+
+    family: str
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse, before any weight is loaded, what cannot be opened."""
+
+    @abstractmethod
+    def skeleton(self) -> nn.Module:
+        """The transformer without weights, on the meta device."""
+
+    @abstractmethod
+    def open(self) -> VelocityModel:
+        """The model with its weights."""
+
+
+def require_finite(embeds: PromptEmbeds, prompts: Sequence[str]) -> None:
+    """Refuse embeddings with a NaN or an infinity, naming the first such prompt."""
+    finite = embeds.sequence.isfinite().flatten(1).all(1) & embeds.pooled.isfinite().all(1)
+    for prompt, good in zip(prompts, finite.tolist(), strict=True):
+        if not good:
+            raise FlowOPDError(
+                f"The embedding of the prompt {prompt!r} in {embeds.sequence.dtype} is not finite; "
+                "use dtype: bf16 or fp32 (T5 may overflow in fp16)."
+            )

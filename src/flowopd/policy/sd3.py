@@ -1,0 +1,227 @@
+"""The Stable Diffusion 3 family: SD3, SD3.5-Medium and SD3.5-Large, from a diffusers folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from flowopd.errors import FlowOPDError
+from flowopd.policy import sd3_files
+from flowopd.policy.attention import AttentionBackend, pin_attention
+from flowopd.policy.protocol import ModelConfig, PromptEmbeds
+from flowopd.policy.sd3_text import SD3TextEncoders
+from flowopd.policy.weight_files import sha256_json
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+TRAINING_LEVELS = 1000
+"""The network is told the noise level as a time step out of this many."""
+ATTENTION_TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+
+
+class SD3Config(ModelConfig):
+    """Where a pipeline is, and how it is run."""
+
+    family: Literal["sd3"] = "sd3"
+    path: str = Field(min_length=1, description="A folder that diffusers opens, or a hub id.")
+    revision: str | None = Field(None, description="A hub id's branch, tag or commit.")
+    dtype: Precision = Field("bf16", description="Of the transformer and the text encoders.")
+    vae_dtype: Precision = Field("fp32", description="Of the autoencoder.")
+    device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    t5: bool | None = Field(None, description="Whether to use T5; null: if the pipeline has it.")
+    t5_length: int = Field(256, ge=1, le=512, description="Tokens of T5 (77 of CLIP are added).")
+    attention_backend: AttentionBackend | None = Field(None, description="null: torch's choice.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, about 30% slower.")
+
+    @field_validator("path")
+    @classmethod
+    def _beside_the_recipe(cls, path: str, info: ValidationInfo) -> str:
+        """A relative path may be relative to the configuration file that names it."""
+        folder = (info.context or {}).get("folder")
+        if folder is None or not (Path(folder) / path).is_dir():
+            return path
+        return str(Path(folder) / path)
+
+    def check(self) -> None:
+        pick_device(self.device)
+        if sd3_files.is_hub_id(self.path):
+            return
+        if self.revision is not None:
+            raise FlowOPDError(
+                f"revision is {self.revision!r}, but {self.path} is no hub id (org/name), and a "
+                "folder has no revisions; leave it out."
+            )
+        sd3_files.check_folder(self._local, self.t5)
+
+    def skeleton(self) -> nn.Module:
+        from diffusers import SD3Transformer2DModel
+
+        if sd3_files.is_hub_id(self.path):
+            folder = sd3_files.download_config(self.path, self.revision)
+        else:
+            self.check()
+            folder = self._local
+        with torch.device("meta"):
+            return SD3Transformer2DModel.from_config(sd3_files.transformer_config(folder))
+
+    def open(self) -> "SD3Model":
+        self.check()
+        folder = self._local
+        if sd3_files.is_hub_id(self.path):
+            folder = sd3_files.download(self.path, self.revision, self.t5)
+            sd3_files.check_folder(folder, self.t5)
+        return SD3Model(self, folder)
+
+    @property
+    def _local(self) -> Path:
+        return Path(self.path).expanduser()
+
+
+class SD3Model:
+    """A frozen SD3 transformer with its text encoders and autoencoder."""
+
+    lora_prefix: str | None = "transformer"
+    default_targets: tuple[str, ...] = ATTENTION_TARGETS
+
+    def __init__(self, config: SD3Config, folder: Path) -> None:
+        self.name = config.path
+        self.shift = sd3_files.read_shift(folder)
+        self.fingerprint = sd3_files.transformer_fingerprint(folder)
+        self._dtype = DTYPES[config.dtype]
+        self._device = pick_device(config.device)
+        self.transformer: nn.Module = self._load_transformer(config, folder)
+        self.vae = self._load_vae(config, folder)
+        t5 = sd3_files.resolve_t5(folder, config.t5)
+        self.text_key = _text_key(config, folder, t5, self.transformer)
+        self._text = SD3TextEncoders(
+            folder,
+            self.transformer,
+            t5=t5,
+            t5_length=config.t5_length,
+            dtype=self._dtype,
+            device=self._device,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    def latent_shape(
+        self, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int, int]:
+        config: Any = self.transformer.config
+        pixels = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        unit, largest = pixels * config.patch_size, config.pos_embed_max_size * config.patch_size
+        sides = []
+        for name, given in (("height", height), ("width", width)):
+            side = config.sample_size * pixels if given is None else given
+            if side < unit or side % unit or side // pixels > largest:
+                raise FlowOPDError(
+                    f"The {name} is {side}; {self.name} makes images of a multiple of {unit} "
+                    f"pixels, up to {largest * pixels}."
+                )
+            sides.append(side // pixels)
+        return config.in_channels, sides[0], sides[1]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        return self._text.encode(prompts)
+
+    def velocity(self, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
+        if x.ndim != 4 or t.shape != x.shape[:1] or len(prompts) != len(x):
+            raise FlowOPDError(
+                f"velocity takes latents [B,C,H,W], noise levels [B] and B prompts, and got "
+                f"{list(x.shape)}, {list(t.shape)} and {len(prompts)} prompts."
+            )
+        prompts = prompts.to(self._device, self._dtype)
+        v = self.transformer(
+            hidden_states=x.to(self._device, self._dtype),
+            timestep=t.to(self._device, torch.float32) * TRAINING_LEVELS,
+            encoder_hidden_states=prompts.sequence,
+            pooled_projections=prompts.pooled,
+            return_dict=False,
+        )[0]
+        return v.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        config = self.vae.config
+        latents = latents.to(self._device).float() / config.scaling_factor
+        latents = latents + (config.shift_factor or 0.0)
+        images = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def drop_text_encoders(self) -> None:
+        self._text.drop()
+
+    def _load_transformer(self, config: SD3Config, folder: Path) -> Any:
+        from diffusers import SD3Transformer2DModel
+
+        transformer = SD3Transformer2DModel.from_pretrained(
+            folder,
+            subfolder="transformer",
+            local_files_only=True,
+            **sd3_files.load_in(self._dtype),
+        )
+        transformer.to(self._device).requires_grad_(False).eval()
+        if config.attention_backend is not None:
+            pin_attention(transformer, config.attention_backend)
+        if config.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        return transformer
+
+    def _load_vae(self, config: SD3Config, folder: Path) -> Any:
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(
+            folder,
+            subfolder="vae",
+            local_files_only=True,
+            **sd3_files.load_in(DTYPES[config.vae_dtype]),
+        )
+        return vae.to(self._device).requires_grad_(False).eval()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name, if it is here; ``auto`` is a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise FlowOPDError(
+            f"The device {name!r} cannot be used here: {reason} Use auto, cpu, cuda or cuda:1."
+        ) from None
+    return device
+
+
+def _text_key(config: SD3Config, folder: Path, t5: bool, transformer: Any) -> str:
+    """SHA-256 of all that an embedding depends on, but the prompt."""
+    return sha256_json(
+        {
+            "encoders": sd3_files.text_fingerprint(folder, t5),
+            "t5_length": config.t5_length,
+            "width": transformer.config.joint_attention_dim,
+            "dtype": config.dtype,
+        }
+    )

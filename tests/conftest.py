@@ -1,0 +1,21 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD3.5-shaped pipeline folder with T5. Read it, never write to it."""
+    from tiny_sd3 import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny_sd3") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_no_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without T5."""
+    from tiny_sd3 import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny_sd3_no_t5") / "pipeline", t5=False)
