@@ -1,9 +1,9 @@
 """Configuration: a YAML file, ``key.sub=value`` overrides, and errors that are sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -18,6 +18,9 @@ class Config(BaseModel):
     """The base of every configuration: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    shorthands: ClassVar[Mapping[str, Callable[[str], dict[str, Any]]]] = {}
+    """Keys whose value may be a short name, and the keys and values that a name stands for."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -52,8 +55,10 @@ def load_config(
     data = read_yaml(path) if path is not None else {}
     changes = [Override(split_key(key), value) for key, value in (options or {}).items()]
     changes += [parse_override(text) for text in overrides]
+    _expand(cls, data)
     for change in changes:
         _assign(data, change)
+        _expand(cls, data)
     folder = Path(path).absolute().parent if path is not None else Path.cwd()
     where = str(path) if path is not None else ""
     return build(cls, data, where=where, context={"folder": folder})
@@ -141,6 +146,13 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise FlowOPDError(f"{where} is not valid YAML: {reason}.") from None
     except FlowOPDError as error:
         raise FlowOPDError(f"{where}: {error}") from None
+
+
+def _expand(cls: type[Config], data: dict[str, Any]) -> None:
+    """Replace short names, so that overrides can change single keys of what they stand for."""
+    for key, keys_of in cls.shorthands.items():
+        if isinstance(data.get(key), str):
+            data[key] = keys_of(data[key])
 
 
 def _assign(data: dict[str, Any], change: Override) -> None:

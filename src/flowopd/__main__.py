@@ -1,0 +1,5 @@
+"""``python -m flowopd``: the command line."""
+
+from flowopd.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""Adapters for sampling and evaluation: checked before weights load, then switched by name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowopd.policy.adapter_files import AdapterFiles, check_adapter
+from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.protocol import ModelConfig, VelocityModel
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Adapters that fit the model, by name."""
+
+    files: dict[str, AdapterFiles]
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What identifies an adapter in a results file."""
+        files = self.files[name]
+        return {"path": str(files.source), "sha256": files.sha256}
+
+
+def check_adapters(config: ModelConfig, paths: dict[str, Path]) -> Adapters:
+    """Refuse, before any weight is loaded, adapters that do not fit the model."""
+    if not paths:
+        return Adapters({})
+    skeleton = config.skeleton()
+    return Adapters({name: check_adapter(path, skeleton) for name, path in paths.items()})
+
+
+class Switch:
+    """The adapters in the model; ``using`` makes one of them (or None) the model's own."""
+
+    def __init__(self, model: VelocityModel, adapters: Adapters) -> None:
+        self._bank = None
+        if not adapters.files:
+            return
+        self._bank = AdapterBank(
+            model.transformer, base_name=model.name, fingerprint=model.fingerprint
+        )
+        for name, files in adapters.files.items():
+            self._bank.load(name, files.source, Role.TEACHER)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        if self._bank is None:
+            yield
+            return
+        with self._bank.using(name):
+            yield
+
+
+def guidance_warning(files: AdapterFiles, guidance: float) -> str | None:
+    """A sentence, if the adapter was trained for another guidance scale."""
+    trained_for = files.notes.get("guidance")
+    if not isinstance(trained_for, int | float) or float(trained_for) == guidance:
+        return None
+    return (
+        f"the adapter {files.source} was trained for guidance {trained_for:g}, and is sampled "
+        f"with {guidance:g}."
+    )

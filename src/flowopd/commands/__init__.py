@@ -1,0 +1,1 @@
+"""The commands, one a module: options into a configuration, and the call that does the work."""

@@ -1,0 +1,149 @@
+"""The protocol of an evaluation: everything that its numbers depend on but the model."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
+
+from flowopd import plugins
+from flowopd.config import Config
+from flowopd.errors import FlowOPDError
+from flowopd.models import ModelField, model_keys
+from flowopd.policy.generate import SamplingConfig
+from flowopd.rewards.scorer import Scorer, applies
+from flowopd.tasks.prompts import PromptRecord, read_prompts, take
+
+BASE = "base"
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path if folder is None else Path(folder) / path
+
+
+class PromptSet(Config):
+    """A prompt file; a relative path is relative to the protocol file."""
+
+    path: Annotated[Path, AfterValidator(_beside_the_file)]
+    task: str = ""
+    limit: int | None = Field(None, ge=1)
+    images_per_prompt: int | None = Field(None, ge=1)
+    """None: as the protocol says for all."""
+
+
+class EvalConfig(SamplingConfig):
+    """A protocol file, with what the command line adds to it: which model, where to."""
+
+    shorthands = {"model": model_keys}  # noqa: RUF012
+
+    name: str = Field(min_length=1)
+    prompts: list[PromptSet] = Field(min_length=1)
+    scorers: list[str] = Field(min_length=1)
+    images_per_prompt: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1)
+    """At most so many prompts of each set."""
+    batch_size: int = Field(16, ge=1)
+    save_images: bool = False
+    model: ModelField
+    adapters: dict[Name, Path] = Field(default_factory=dict)
+    out: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """The prompts, scorers and identity of an evaluation, ready before any weight is loaded."""
+
+    records: list[PromptRecord]
+    counts: list[int]
+    """How many images each record has."""
+    scorers: list[Scorer]
+    protocol: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Tells one protocol from another; names and paths do not count."""
+        return str(self.protocol["hash"])
+
+
+def read_job(config: EvalConfig) -> Job:
+    """Read the prompt files and start the scorers."""
+    sets = [_records(prompts, config.limit) for prompts in config.prompts]
+    records = [record for found in sets for record in found]
+    counts = [
+        prompts.images_per_prompt or config.images_per_prompt
+        for prompts, found in zip(config.prompts, sets, strict=True)
+        for _ in found
+    ]
+    scorers: list[Scorer] = [plugins.load_scorer(name) for name in config.scorers]
+    job = Job(records, counts, scorers, _describe(config, sets))
+    _check_scorers(config.scorers, job)
+    return job
+
+
+def reads(scorer: Scorer, record: PromptRecord, count: int) -> bool:
+    """Whether the scorer scores a record that has ``count`` images."""
+    return applies(scorer, record) and (count > 1 or not scorer.grouped)
+
+
+def _records(prompts: PromptSet, limit: int | None) -> list[PromptRecord]:
+    limits = [number for number in (prompts.limit, limit) if number is not None]
+    return take(read_prompts(prompts.path, prompts.task), min(limits, default=None))
+
+
+def _check_scorers(names: Sequence[str], job: Job) -> None:
+    owners: dict[str, str] = {}
+    for name, scorer in zip(names, job.scorers, strict=True):
+        for metric in scorer.metrics:
+            if metric.name in owners:
+                raise FlowOPDError(
+                    f"The scorers {owners[metric.name]!r} and {name!r} both give the metric "
+                    f"{metric.name!r}; keep one of them."
+                )
+            owners[metric.name] = name
+        places = list(zip(job.records, job.counts, strict=True))
+        if any(reads(scorer, record, count) for record, count in places):
+            continue
+        if any(applies(scorer, record) for record in job.records):
+            raise FlowOPDError(
+                f"The scorer {name!r} compares the images of a prompt, and no prompt that it reads "
+                "has more than one; set images_per_prompt to 2 or more."
+            )
+        found = ", ".join(sorted({repr(record.task) for record in job.records}))
+        wanted = ", ".join(sorted(repr(task) for task in scorer.tasks or ()))
+        raise FlowOPDError(
+            f"The scorer {name!r} has nothing to score: it reads the tasks {wanted}, and the "
+            f"prompts are of {found}."
+        )
+
+
+def _describe(config: EvalConfig, sets: Sequence[Sequence[PromptRecord]]) -> dict[str, Any]:
+    prompts = [
+        {
+            "path": prompts.path.name,
+            "task": prompts.task,
+            "count": len(records),
+            "images_per_prompt": prompts.images_per_prompt or config.images_per_prompt,
+            "sha256": _digest([asdict(record) for record in records]),
+        }
+        for prompts, records in zip(config.prompts, sets, strict=True)
+    ]
+    sampling = {key: getattr(config, key) for key in SamplingConfig.model_fields}
+    numbers: dict[str, Any] = {
+        "seed": config.seed,
+        "scorers": list(config.scorers),
+        **sampling,
+    }
+    sets_identity = [[entry["sha256"], entry["images_per_prompt"]] for entry in prompts]
+    identity = _digest([numbers, sets_identity])
+    return {"name": config.name, "hash": identity, "prompts": prompts, **numbers}
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

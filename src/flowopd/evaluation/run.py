@@ -1,0 +1,193 @@
+"""An evaluation: the base and adapters of it, under one protocol."""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flowopd.adapters import Adapters, Switch, check_adapters, guidance_warning
+from flowopd.errors import FlowOPDError
+from flowopd.evaluation.protocol import BASE, EvalConfig, Job, read_job
+from flowopd.evaluation.results import Row, merge_rows, read_results, row_metrics, write_results
+from flowopd.evaluation.score import Images, score_images
+from flowopd.evaluation.score_file import Line, ScoreFile
+from flowopd.evaluation.table import markdown_table
+from flowopd.files import check_writable, make_writable, slug, write_atomic
+from flowopd.models import opened
+from flowopd.policy.generate import generate
+from flowopd.policy.protocol import VelocityModel
+from flowopd.reporting.progress import progress
+from flowopd.versions import versions
+
+RESULTS, TABLE, SCORES, IMAGES = "results.json", "table.md", "scores", "images"
+
+
+class Place(NamedTuple):
+    """One image of the protocol: which prompt's, which of that prompt's, from which seed."""
+
+    prompt: int
+    image: int
+    seed: int
+
+
+def places(job: Job, seed: int) -> list[Place]:
+    """Every image of the protocol, each with its own seed.
+
+    If prompts shared their initial noise, the luck of that draw would be in no interval.
+    """
+    pairs = [(index, k) for index, count in enumerate(job.counts) for k in range(count)]
+    return [Place(index, k, seed + number) for number, (index, k) in enumerate(pairs)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation that has passed every check that needs no weights."""
+
+    config: EvalConfig
+    job: Job
+    adapters: Adapters
+
+
+def prepare(config: EvalConfig) -> Plan:
+    """Refuse what cannot be evaluated. Reads no weights and writes nothing."""
+    config.model.check()
+    if BASE in config.adapters:
+        raise FlowOPDError(
+            f"An adapter cannot be called {BASE!r}: that row is the model without adapters."
+        )
+    job = read_job(config)
+    adapters = check_adapters(config.model, config.adapters)
+    read_results(config.out / RESULTS, job.hash)
+    check_writable(config.out)
+    return Plan(config, job, adapters)
+
+
+def evaluate(plan: Plan) -> list[Row]:
+    """Generate, score and write the base's row and one for each adapter; all rows there are."""
+    config, job = plan.config, plan.job
+    make_writable(config.out / SCORES)
+    with opened(config.model) as model:
+        rows = read_results(config.out / RESULTS, job.hash, model.fingerprint)
+        switch = Switch(model, plan.adapters)
+        for name in (None, *plan.adapters.files):
+            with switch.using(name):
+                row = RowRun(plan, model, name).finish()
+            rows = merge_rows(rows, row)
+            write_results(config.out / RESULTS, job.protocol, rows)
+            write_atomic(config.out / TABLE, markdown_table(config.name, rows))
+    return rows
+
+
+class RowRun:
+    """One row: the images of every prompt by the model as it is now, and their scores."""
+
+    def __init__(self, plan: Plan, model: VelocityModel, adapter: str | None) -> None:
+        self.config, self.job, self.model = plan.config, plan.job, model
+        self.name = adapter or BASE
+        self.adapter = plan.adapters.record(adapter) if adapter else None
+        files = plan.adapters.files[adapter] if adapter else None
+        self.warning = guidance_warning(files, plan.config.guidance) if files else None
+        parts = [model.fingerprint, str(model.dtype), files.sha256 if files else ""]
+        self.file = ScoreFile(
+            plan.config.out / SCORES / f"{self.name}.jsonl",
+            protocol=plan.job.hash,
+            source=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+            counts=plan.job.counts,
+        )
+
+    def finish(self) -> Row:
+        """Score the prompts that are not scored yet, and sum the row up."""
+        if self.warning:
+            print(f"warning: {self.name}: {self.warning}", file=sys.stderr)
+        if self.file.restarted:
+            print(f"{self.file.path} was of other weights; started anew.", file=sys.stderr)
+        done = self.file.done
+        everything = places(self.job, self.config.seed)
+        pending = [place for place in everything if place.prompt not in done]
+        if pending:
+            for drawn, images in self._drawn(pending):
+                self.file.append(self._lines(drawn, images))
+        return self._row()
+
+    def _drawn(self, pending: Sequence[Place]) -> Iterator[tuple[Sequence[Place], Images]]:
+        """The images in order, as soon as all those of a prompt are there."""
+        left, images = list(pending), list[Images]()
+        batches = generate(
+            self.model,
+            [self.job.records[place.prompt].prompt for place in pending],
+            [place.seed for place in pending],
+            self.config,
+            batch_size=self.config.batch_size,
+        )
+        with progress(self.name, len(pending)) as advance:
+            for batch in batches:
+                images.extend(batch)
+                count = self._whole_prompts(left, len(images))
+                if count:
+                    yield left[:count], np.stack(images[:count])
+                left, images = left[count:], images[count:]
+                advance(len(batch))
+
+    def _whole_prompts(self, drawn: Sequence[Place], count: int) -> int:
+        """How many of the first ``count`` images belong to prompts that have all of theirs."""
+        ends = (
+            position + 1
+            for position, place in enumerate(drawn[:count])
+            if place.image == self.job.counts[place.prompt] - 1
+        )
+        return max(ends, default=0)
+
+    def _lines(self, drawn: Sequence[Place], images: Images) -> list[Line]:
+        records = [self.job.records[place.prompt] for place in drawn]
+        counts = [self.job.counts[place.prompt] for place in drawn]
+        found = score_images(self.job.scorers, images, records, counts)
+        lines: list[Line] = [
+            {
+                "prompt_index": place.prompt,
+                "image_index": place.image,
+                "seed": place.seed,
+                "prompt": record.prompt,
+                "task": record.task,
+                "tag": record.tag,
+                **entry,
+            }
+            for place, record, entry in zip(drawn, records, found, strict=True)
+        ]
+        if self.config.save_images:
+            self._save_images(images, lines)
+        return lines
+
+    def _save_images(self, images: Images, lines: Sequence[Line]) -> None:
+        folder = self.config.out / IMAGES / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, line in zip(images, lines, strict=True):
+            Image.fromarray(image).save(folder / image_name(line))
+
+    def _row(self) -> Row:
+        row: dict[str, Any] = {
+            "name": self.name,
+            "metrics": row_metrics(self.job.scorers, self.file.lines),
+            "images": len(self.file.lines),
+            "model": {"name": self.model.name, "sha256": self.model.fingerprint},
+            "precision": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "guidance": self.config.guidance,
+            "scores": f"{SCORES}/{self.name}.jsonl",
+            "versions": versions(),
+        }
+        if self.adapter:
+            row["adapter"] = self.adapter
+        if self.warning:
+            row["warnings"] = [self.warning]
+        return row
+
+
+def image_name(line: Line) -> Path:
+    """Unique in its folder, and tells the prompt."""
+    number = f"{line['prompt_index']:05d}-{line['image_index']:02d}"
+    return Path(f"{number}_seed{line['seed']}_{slug(line['prompt'])}.png")

@@ -1,0 +1,115 @@
+"""The world as a model family: `family: world`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flowopd.errors import FlowOPDError
+from flowopd.policy.protocol import ModelConfig, PromptEmbeds, VelocityModel
+
+if TYPE_CHECKING:
+    from flowopd.world.network import WorldNetwork
+
+ATTENTION_TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+
+
+class WorldConfig(ModelConfig):
+    """The base that ships with the package, or one made by `flowopd world pretrain`."""
+
+    family: Literal["world"] = "world"
+    path: Path | None = None
+    gradient_checkpointing: bool = False
+
+    @property
+    def folder(self) -> Path:
+        from flowopd.world import assets
+
+        return self.path or assets.FOLDER
+
+    def check(self) -> None:
+        from flowopd.world import assets
+
+        assets.read_card(self.folder)
+
+    def skeleton(self) -> nn.Module:
+        from flowopd.world import assets
+
+        return assets.skeleton()
+
+    def open(self) -> VelocityModel:
+        from flowopd.world import assets
+
+        network = assets.load_base(self.folder)
+        if self.gradient_checkpointing:
+            network.transformer.enable_gradient_checkpointing()
+        return WorldModel(network, fingerprint=str(assets.read_card(self.folder)["sha256"]))
+
+
+class WorldModel:
+    """The world's network behind the protocol of a velocity model."""
+
+    name = "world"
+    shift = 1.0
+    lora_prefix: str | None = None
+    default_targets: tuple[str, ...] = ATTENTION_TARGETS
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, network: "WorldNetwork", fingerprint: str) -> None:
+        self.transformer = network.transformer
+        self.text_encoder: nn.Module | None = network.text_encoder
+        self.fingerprint = fingerprint
+
+    def latent_shape(
+        self, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int, int]:
+        from flowopd.world.network import LATENT
+        from flowopd.world.palette import CANVAS
+
+        if {height, width} - {None, CANVAS}:
+            raise FlowOPDError(
+                f"The world draws {CANVAS} by {CANVAS} pixels, not {height} by {width}; leave both "
+                f"height and width out."
+            )
+        return LATENT
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptEmbeds:
+        from flowopd.world.text_encoder import token_ids
+
+        if self.text_encoder is None:
+            raise FlowOPDError(
+                f"The text encoder has been freed; the prompt '{prompts[0]}' has to come from a "
+                f"text cache that was filled before."
+            )
+        return PromptEmbeds(*self.text_encoder(token_ids(prompts)))
+
+    def velocity(self, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
+        velocity: Tensor = self.transformer(
+            hidden_states=x.float(),
+            encoder_hidden_states=prompts.sequence,
+            pooled_projections=prompts.pooled,
+            timestep=t * 1000,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def decode(self, latents: Tensor) -> Tensor:
+        from flowopd.world.network import to_images
+
+        return to_images(latents.float())
+
+    def drop_text_encoders(self) -> None:
+        self.text_encoder = None

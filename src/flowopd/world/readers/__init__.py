@@ -1,0 +1,1 @@
+"""Exact readers of the world's pictures: what takes the place of learned judges."""

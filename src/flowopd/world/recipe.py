@@ -1,0 +1,34 @@
+"""The recipe of the base model."""
+
+from pydantic import Field
+
+from flowopd.config import Config
+
+
+class PretrainConfig(Config):
+    """The recipe of the base model; the one that ships was made with the defaults."""
+
+    steps: int = Field(16_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    muon: bool = True  # Muon for the transformer's matrices, AdamW for the rest
+    warmup: int = Field(200, ge=0)
+    decay: float = Field(0.25, ge=0, le=1)  # the last share of the steps, over which the rate falls
+    text_share: float = Field(0.25, ge=0, le=1)
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    ema: float = Field(0.999, ge=0, lt=1)
+    seed: int = 0
+    compile: bool = True  # twice as fast; needs a C++ compiler
+    checkpoint_every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+
+    @property
+    def decay_start(self) -> int:
+        return round(self.steps * (1 - self.decay))
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Warm-up, constant, then linear to zero."""
+    rise = (step + 1) / max(1, config.warmup)
+    fall = (config.steps - step) / max(1, config.steps - config.decay_start)
+    return config.learning_rate * min(1.0, rise, fall)

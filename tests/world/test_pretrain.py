@@ -1,0 +1,147 @@
+"""Pre-training: deterministic, resumable bit for bit, and safe against torn checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowopd.errors import FlowOPDError
+from flowopd.world.assets import load_base, read_card, save_base
+from flowopd.world.muon import orthogonalised
+from flowopd.world.network import WorldNetwork, fresh_network, to_images, to_latents
+from flowopd.world.pretrain import (
+    Pretraining,
+    batch,
+    checkpoints,
+    flow_matching_loss,
+    pretrain,
+)
+from flowopd.world.recipe import PretrainConfig, learning_rate
+from flowopd.world.render import to_uint8
+
+TINY = PretrainConfig(
+    steps=6, batch_size=4, warmup=2, decay=0.5, compile=False, checkpoint_every=2, keep=2
+)
+
+
+def train(
+    folder: Path, config: PretrainConfig = TINY, stop_after: int | None = None
+) -> Pretraining:
+    """Runs to the end, or is dropped in the middle as a killed process would be."""
+    for run, _ in pretrain(config, folder):
+        if run.step == stop_after:
+            break
+    return run
+
+
+def same(a: WorldNetwork, b: WorldNetwork) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(value, other[key]) for key, value in a.state_dict().items())
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "killed", stop_after=3)  # the last checkpoint is of step 2
+    resumed = train(tmp_path / "killed")
+    assert same(whole.network, resumed.network)
+    assert same(whole.average, resumed.average)
+    assert not same(whole.network, fresh_network(TINY.seed))
+    assert [path.name for path in checkpoints(tmp_path / "whole")] == [
+        "step-0000004.pt",
+        "step-0000006.pt",
+    ]
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, caplog) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "torn", stop_after=5)
+    newest = checkpoints(tmp_path / "torn")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = train(tmp_path / "torn")
+    assert same(whole.network, resumed.network)
+    assert "step-0000004.pt is not a whole checkpoint" in caplog.text
+
+
+def test_another_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    train(tmp_path, stop_after=2)
+    other = TINY.model_copy(update={"seed": 1})
+    with pytest.raises(FlowOPDError, match="another recipe: seed was 0, now 1"):
+        train(tmp_path, other)
+
+
+def test_a_run_can_be_prolonged_until_its_rate_falls(tmp_path: Path) -> None:
+    longer = TINY.model_copy(update={"steps": 8})
+    train(tmp_path / "short", stop_after=2)
+    prolonged = train(tmp_path / "short", longer)
+    assert same(prolonged.network, train(tmp_path / "long", longer).network)
+    train(tmp_path / "late")
+    with pytest.raises(FlowOPDError, match="steps was 6, now 8"):
+        train(tmp_path / "late", longer)
+
+
+def test_a_step_learns(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"steps": 12, "decay": 0.0, "batch_size": 8})
+    losses = [loss for _, loss in pretrain(config, tmp_path)]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_learning_rate() -> None:
+    config = PretrainConfig(steps=100, warmup=10, decay=0.25, learning_rate=1.0)
+    rates = [learning_rate(config, step) for step in (0, 4, 9, 50, 75, 90, 99)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.4, 0.04])
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    for a, b in zip(batch(TINY, 3), batch(TINY, 3), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(batch(TINY, 3)[0], batch(TINY, 4)[0])
+
+
+def test_caption_dropout_empties_prompts() -> None:
+    _, ids = batch(TINY.model_copy(update={"caption_dropout": 1.0}), 0)
+    assert not ids.any()
+    _, ids = batch(TINY.model_copy(update={"caption_dropout": 0.0}), 0)
+    assert ids.any(dim=1).all()
+
+
+def test_the_loss_is_zero_for_the_true_velocity() -> None:
+    """(10): with a single image x0, v(x_t, t) = (x_t - x0) / t."""
+    x0, ids = batch(TINY, 0)
+    exact = lambda x, t, ids: (x - x0) / t[:, None, None, None]  # noqa: E731
+    assert flow_matching_loss(exact, x0, ids, seed=0).item() < 1e-8
+    assert flow_matching_loss(lambda x, t, ids: x * 0, x0, ids, seed=0).item() > 1
+
+
+def test_muon_moves_singular_values_to_one() -> None:
+    matrices = torch.randn(3, 24, 96, generator=torch.Generator().manual_seed(0))
+    for stack in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalised(stack))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_latents_and_images_are_each_others_inverse() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    latents = to_latents(images)
+    assert latents.shape == (2, 48, 8, 8)
+    assert torch.allclose(to_images(latents), images, atol=1e-6)
+
+
+def test_a_base_is_checked_before_it_is_loaded(tmp_path: Path) -> None:
+    network = fresh_network(0)
+    path = save_base(network, tmp_path, {"seed": 0})
+    assert same(load_base(tmp_path), network)
+    assert read_card(tmp_path)["recipe"] == {"seed": 0}
+    tampered = bytearray(path.read_bytes())
+    tampered[-1] ^= 1
+    path.write_bytes(tampered)
+    with pytest.raises(FlowOPDError, match="its SHA-256 differs"):
+        load_base(tmp_path)
+    path.unlink()
+    with pytest.raises(FlowOPDError, match=r"base\.safetensors is missing"):
+        load_base(tmp_path)
+
+
+def test_to_uint8_rounds_and_clips() -> None:
+    assert to_uint8(np.array([-0.1, 0.5, 1.2])).tolist() == [0, 128, 255]
