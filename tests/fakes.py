@@ -42,6 +42,9 @@ class FakeConfig(ModelConfig):
         if self.refused:
             raise FlowOPDError("This fake model cannot be opened; set refused to false.")
 
+    def fingerprint(self) -> str:
+        return f"{self.seed:064x}"
+
     def skeleton(self) -> nn.Module:
         with torch.device("meta"):
             return FakeTransformer()

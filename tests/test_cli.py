@@ -254,6 +254,44 @@ class TestSD3:
         assert "to_q" in refusal(call(*draw, "--adapter", fake_adapter))
         assert not (tmp_path / "out").exists()
 
+    def test_a_text_cache_frees_the_encoders_and_changes_nothing(
+        self, tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from flowopd.policy.sd3 import SD3Model
+
+        dropped = []
+        real = SD3Model.drop_text_encoders
+        monkeypatch.setattr(
+            SD3Model, "drop_text_encoders", lambda model: (dropped.append(model), real(model))
+        )
+        for name, options in (("plain", []), ("cached", [f"text_cache={tmp_path / 'cache'}"])):
+            result = call(
+                "sample",
+                *("--model", tiny_pipeline, "--prompt", "a cup", "--steps", 2),
+                *("--out", tmp_path / name, "model.device=cpu", "model.dtype=fp32", *options),
+            )
+            assert result.exit_code == 0, result.output
+        assert len(dropped) == 1
+        picture = "00000_seed0_a-cup.png"
+        plain, cached = (
+            np.frombuffer(pixels(tmp_path / name / picture), np.uint8).astype(int)
+            for name in ("plain", "cached")
+        )
+        assert np.abs(plain - cached).max() <= 1  # prompts encoded in another batch
+        assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # and the empty prompt
+
+    @pytest.mark.usefixtures("no_weights")
+    def test_an_adapter_of_other_weights(self, tmp_path: Path, tiny_pipeline: Path) -> None:
+        """Its keys and shapes fit; the base that it was trained on has another fingerprint."""
+        from flowopd.policy.bank import AdapterBank, Role
+        from tiny_sd3 import tiny_transformer
+
+        bank = AdapterBank(tiny_transformer(), base_name="another", fingerprint="0" * 64)
+        bank.create("student", Role.STUDENT, rank=2, alpha=2, targets=("attn.to_q",))
+        bank.save("student", tmp_path / "lora", metadata={}, lora_prefix="transformer")
+        draw = ("sample", "--model", tiny_pipeline, "--prompt", "a cup", "--out", tmp_path / "out")
+        assert "another" in refusal(call(*draw, "--adapter", tmp_path / "lora"))
+
     @pytest.mark.usefixtures("no_weights")
     def test_a_pipeline_that_is_not_whole(self, tmp_path: Path, tiny_pipeline: Path) -> None:
         part = tmp_path / "part"

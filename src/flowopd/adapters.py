@@ -27,8 +27,8 @@ def check_adapters(config: ModelConfig, paths: dict[str, Path]) -> Adapters:
     """Refuse, before any weight is loaded, adapters that do not fit the model."""
     if not paths:
         return Adapters({})
-    skeleton = config.skeleton()
-    return Adapters({name: check_adapter(path, skeleton) for name, path in paths.items()})
+    skeleton, base = config.skeleton(), config.fingerprint()
+    return Adapters({name: check_adapter(path, skeleton, base) for name, path in paths.items()})
 
 
 class Switch:

@@ -18,6 +18,7 @@ from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import ModelField, model_keys, opened
 from flowopd.policy.generate import SamplingConfig, generate
 from flowopd.policy.protocol import VelocityModel
+from flowopd.policy.text_cache import through_cache
 from flowopd.reporting.contact_sheet import contact_sheet
 from flowopd.reporting.progress import progress
 from flowopd.tasks.prompts import read_prompts
@@ -48,6 +49,8 @@ class SampleConfig(SamplingConfig):
     images_per_prompt: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     adapter: Path | None = None
+    text_cache: Path | None = None
+    """A folder for prompt embeddings, with which the text encoders leave the memory."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _pictures(plan: Plan) -> list[Picture]:
 def _images(plan: Plan, model: VelocityModel, pictures: list[Picture]) -> Iterator[Image.Image]:
     prompts = [picture.prompt for picture in pictures]
     seeds = [picture.seed for picture in pictures]
+    encode = through_cache(plan.config.text_cache, model, plan.prompts)
     with progress("drawing", len(pictures)) as advance:
         for batch in generate(
             model,
@@ -125,6 +129,7 @@ def _images(plan: Plan, model: VelocityModel, pictures: list[Picture]) -> Iterat
             seeds,
             plan.config,
             batch_size=plan.config.batch_size,
+            encode=encode,
             on_batch=advance,
         ):
             yield from map(Image.fromarray, batch)

@@ -52,6 +52,8 @@ class EvalConfig(SamplingConfig):
     save_images: bool = False
     model: ModelField
     adapters: dict[Name, Path] = Field(default_factory=dict)
+    text_cache: Path | None = None
+    """A folder for prompt embeddings, with which the text encoders leave the memory."""
     out: Path
 
 

@@ -19,8 +19,9 @@ from flowopd.evaluation.score_file import Line, ScoreFile
 from flowopd.evaluation.table import markdown_table
 from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import opened
-from flowopd.policy.generate import generate
+from flowopd.policy.generate import Encode, generate
 from flowopd.policy.protocol import VelocityModel
+from flowopd.policy.text_cache import through_cache
 from flowopd.reporting.progress import progress
 from flowopd.versions import versions
 
@@ -74,9 +75,11 @@ def evaluate(plan: Plan) -> list[Row]:
     with opened(config.model) as model:
         rows = read_results(config.out / RESULTS, job.hash, model.fingerprint)
         switch = Switch(model, plan.adapters)
+        prompts = [record.prompt for record in job.records]
+        encode = through_cache(config.text_cache, model, prompts)
         for name in (None, *plan.adapters.files):
             with switch.using(name):
-                row = RowRun(plan, model, name).finish()
+                row = RowRun(plan, model, name, encode).finish()
             rows = merge_rows(rows, row)
             write_results(config.out / RESULTS, job.protocol, rows)
             write_atomic(config.out / TABLE, markdown_table(config.name, rows))
@@ -86,7 +89,10 @@ def evaluate(plan: Plan) -> list[Row]:
 class RowRun:
     """One row: the images of every prompt by the model as it is now, and their scores."""
 
-    def __init__(self, plan: Plan, model: VelocityModel, adapter: str | None) -> None:
+    def __init__(
+        self, plan: Plan, model: VelocityModel, adapter: str | None, encode: Encode
+    ) -> None:
+        self.encode = encode
         self.config, self.job, self.model = plan.config, plan.job, model
         self.name = adapter or BASE
         self.adapter = plan.adapters.record(adapter) if adapter else None
@@ -123,6 +129,7 @@ class RowRun:
             [place.seed for place in pending],
             self.config,
             batch_size=self.config.batch_size,
+            encode=self.encode,
         )
         with progress(self.name, len(pending)) as advance:
             for batch in batches:

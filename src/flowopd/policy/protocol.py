@@ -60,6 +60,19 @@ class PromptEmbeds:
         )
 
 
+JOINT_ATTENTION = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+"""The projections of the joint attention of SD3's blocks: what the published LoRAs adapt."""
+
+
 class VelocityModel(Protocol):
     """A network that gives the velocity of (4), with what is around it: text and pixels."""
 
@@ -109,6 +122,10 @@ class ModelConfig(Config, ABC):
     @abstractmethod
     def check(self) -> None:
         """Refuse, before any weight is loaded, what cannot be opened."""
+
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the weights without loading them; None: only known once fetched."""
 
     @abstractmethod
     def skeleton(self) -> nn.Module:

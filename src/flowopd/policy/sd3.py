@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from flowopd.errors import FlowOPDError
 from flowopd.policy import sd3_files
 from flowopd.policy.attention import AttentionBackend, pin_attention
-from flowopd.policy.protocol import ModelConfig, PromptEmbeds
+from flowopd.policy.protocol import JOINT_ATTENTION, ModelConfig, PromptEmbeds
 from flowopd.policy.sd3_text import SD3TextEncoders
 from flowopd.policy.weight_files import sha256_json
 
@@ -23,16 +23,6 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 TRAINING_LEVELS = 1000
 """The network is told the noise level as a time step out of this many."""
-ATTENTION_TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
 
 
 class SD3Config(ModelConfig):
@@ -47,7 +37,7 @@ class SD3Config(ModelConfig):
     t5: bool | None = Field(None, description="Whether to use T5; null: if the pipeline has it.")
     t5_length: int = Field(256, ge=1, le=512, description="Tokens of T5 (77 of CLIP are added).")
     attention_backend: AttentionBackend | None = Field(None, description="null: torch's choice.")
-    gradient_checkpointing: bool = Field(False, description="Less memory, about 30% slower.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, slower.")
 
     @field_validator("path")
     @classmethod
@@ -68,6 +58,11 @@ class SD3Config(ModelConfig):
                 "folder has no revisions; leave it out."
             )
         sd3_files.check_folder(self._local, self.t5)
+
+    def fingerprint(self) -> str | None:
+        if sd3_files.is_hub_id(self.path):
+            return None
+        return sd3_files.transformer_fingerprint(self._local)
 
     def skeleton(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel
@@ -97,7 +92,7 @@ class SD3Model:
     """A frozen SD3 transformer with its text encoders and autoencoder."""
 
     lora_prefix: str | None = "transformer"
-    default_targets: tuple[str, ...] = ATTENTION_TARGETS
+    default_targets: tuple[str, ...] = JOINT_ATTENTION
 
     def __init__(self, config: SD3Config, folder: Path) -> None:
         self.name = config.path

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import replacing
-from flowopd.policy.protocol import PromptEmbeds, require_finite
+from flowopd.policy.protocol import PromptEmbeds, VelocityModel, require_finite
 from flowopd.policy.weight_files import sha256_json
 
 CHUNK = 16
@@ -37,6 +37,23 @@ class Lookup(NamedTuple):
 
     embeds: PromptEmbeds | None
     damage: str = ""
+
+
+def through_cache(
+    folder: Path | None,
+    model: VelocityModel,
+    prompts: Sequence[str],
+    on_chunk: Callable[[int], None] | None = None,
+) -> Callable[[Sequence[str]], PromptEmbeds]:
+    """How to embed these prompts: by the model, or from a folder, with the text encoders freed."""
+    if folder is None:
+        return model.encode_prompts
+    if not isinstance(model, PromptEncoder):
+        raise FlowOPDError(f"The model {model.name} has no text cache; leave text_cache out.")
+    cache = TextCache(folder, model)
+    cache.fill(["", *prompts], on_chunk)
+    model.drop_text_encoders()
+    return cache.get
 
 
 class TextCache:

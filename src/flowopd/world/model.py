@@ -8,21 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from flowopd.errors import FlowOPDError
-from flowopd.policy.protocol import ModelConfig, PromptEmbeds, VelocityModel
+from flowopd.policy.protocol import JOINT_ATTENTION, ModelConfig, PromptEmbeds, VelocityModel
 
 if TYPE_CHECKING:
     from flowopd.world.network import WorldNetwork
-
-ATTENTION_TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
 
 
 class WorldConfig(ModelConfig):
@@ -43,6 +32,11 @@ class WorldConfig(ModelConfig):
 
         assets.read_card(self.folder)
 
+    def fingerprint(self) -> str:
+        from flowopd.world import assets
+
+        return str(assets.read_card(self.folder)["sha256"])
+
     def skeleton(self) -> nn.Module:
         from flowopd.world import assets
 
@@ -54,7 +48,7 @@ class WorldConfig(ModelConfig):
         network = assets.load_base(self.folder)
         if self.gradient_checkpointing:
             network.transformer.enable_gradient_checkpointing()
-        return WorldModel(network, fingerprint=str(assets.read_card(self.folder)["sha256"]))
+        return WorldModel(network, fingerprint=self.fingerprint())
 
 
 class WorldModel:
@@ -63,7 +57,7 @@ class WorldModel:
     name = "world"
     shift = 1.0
     lora_prefix: str | None = None
-    default_targets: tuple[str, ...] = ATTENTION_TARGETS
+    default_targets: tuple[str, ...] = JOINT_ATTENTION
     dtype = torch.float32
     device = torch.device("cpu")
 
@@ -71,6 +65,7 @@ class WorldModel:
         self.transformer = network.transformer
         self.text_encoder: nn.Module | None = network.text_encoder
         self.fingerprint = fingerprint
+        self.text_key = fingerprint
 
     def latent_shape(
         self, height: int | None = None, width: int | None = None
