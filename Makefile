@@ -7,6 +7,7 @@ DEMO := out/demo
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED)
+	rm -rf $(DEMO)
 	$(BIN)/flowopd doctor
 	$(BIN)/flowopd sample recipes/world/sample.yaml --out $(DEMO)/sample
 	$(BIN)/flowopd eval recipes/world/eval.yaml --out $(DEMO)/eval

@@ -1,10 +1,10 @@
 """A model and scorers that cost nothing, plug-ins that point to them, and files to use them on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -55,6 +55,7 @@ class FakeConfig(ModelConfig):
 
 class FakeModel:
     name = "fake"
+    settings: Mapping[str, Any] = {}
     shift = 1.0
     lora_prefix = None
     default_targets = ("to_q",)
@@ -93,6 +94,7 @@ class BrightScorer:
     """Whether the middle pixel is bright (by tag), and how bright the image is."""
 
     name = "bright"
+    version = 1
     metrics = (MetricInfo("bright", 0, 1, strata=True), MetricInfo("level", 0, 1))
     tasks = None
     grouped = False
@@ -106,6 +108,7 @@ class PickyScorer:
     """Reads the task "text" only, and can read no prompt with an x in it."""
 
     name = "picky"
+    version = 1
     metrics = (MetricInfo("picky"),)
     tasks = frozenset({"text"})
     grouped = True
@@ -125,6 +128,7 @@ class WrongScorer:
     """Gives what its own range does not allow."""
 
     name = "wrong"
+    version = 1
     metrics = (MetricInfo("wrong", 0, 1),)
     tasks = None
     grouped = False

@@ -186,6 +186,22 @@ class TestBadInput:
         result = call(*start, "--out", tmp_path / "file" / "out")
         assert "cannot be written" in refusal(result)
 
+    def test_a_folder_that_one_may_not_look_into(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import os
+
+        secret, real = str(tmp_path / "secret"), os.stat
+
+        def stat(path: Any, *args: Any, **options: Any) -> Any:
+            if str(path).startswith(secret):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(os, "stat", stat)
+        draw = ("sample", "--prompt", "a", "--out", tmp_path / "out")
+        assert secret in refusal(call(*draw, "--model", f"{secret}/x"))
+
     def test_an_output_that_only_trying_shows(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

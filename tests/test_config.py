@@ -111,3 +111,20 @@ def test_all_errors_are_told_at_once() -> None:
     with pytest.raises(FlowOPDError) as caught:
         load_config(Study, None, ["sampling.steps=0", "sead=1"])
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_boolean_is_no_number_even_where_none_may_stand() -> None:
+    from flowopd.policy.generate import SamplingConfig
+
+    for override in ("steps=true", "shift=true", "height=false"):
+        with pytest.raises(FlowOPDError, match="it should be a number"):
+            load_config(SamplingConfig, overrides=[override])
+
+
+def test_yaml_merge_keys_work(tmp_path: Path) -> None:
+    from flowopd.policy.generate import SamplingConfig
+
+    path = tmp_path / "config.yaml"
+    path.write_text("<<: {steps: 3, guidance: 2.0}\nsteps: 5\n")
+    config = load_config(SamplingConfig, path)
+    assert (config.steps, config.guidance) == (5, 2.0)

@@ -1,6 +1,6 @@
 """Adapters for sampling and evaluation: checked before weights load, then switched by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,10 @@ class Switch:
         if not adapters.files:
             return
         self._bank = AdapterBank(
-            model.transformer, base_name=model.name, fingerprint=model.fingerprint
+            model.transformer,
+            base_name=model.name,
+            fingerprint=model.fingerprint,
+            settings=model.settings,
         )
         for name, files in adapters.files.items():
             self._bank.load(name, files.source, Role.TEACHER)
@@ -53,12 +56,31 @@ class Switch:
             yield
 
 
-def guidance_warning(files: AdapterFiles, guidance: float) -> str | None:
-    """A sentence, if the adapter was trained for another guidance scale."""
+TEXT_SETTINGS = ("t5", "t5_length")
+
+
+def adapter_warnings(
+    files: AdapterFiles, *, guidance: float, settings: Mapping[str, Any]
+) -> list[str]:
+    """A sentence for each way in which the adapter is used otherwise than it was trained.
+
+    `settings` are the model's. What the adapter's notes do not say is not compared.
+    """
+    sentences = []
     trained_for = files.notes.get("guidance")
-    if not isinstance(trained_for, int | float) or float(trained_for) == guidance:
-        return None
-    return (
-        f"the adapter {files.source} was trained for guidance {trained_for:g}, and is sampled "
-        f"with {guidance:g}."
-    )
+    if isinstance(trained_for, int | float) and float(trained_for) != guidance:
+        sentences.append(
+            f"the adapter {files.source} was trained for guidance {trained_for:g}, and is sampled "
+            f"with {guidance:g}."
+        )
+    for key in TEXT_SETTINGS:
+        if key in files.notes and key in settings and files.notes[key] != settings[key]:
+            sentences.append(
+                f"the adapter {files.source} was trained with {key}: {_yaml(files.notes[key])}, "
+                f"and is used with {key}: {_yaml(settings[key])}."
+            )
+    return sentences
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

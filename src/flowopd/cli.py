@@ -49,6 +49,9 @@ class RootGroup(TyperGroup):
         except FlowOPDError as error:
             typer.echo(f"flowopd: {error}", err=True)
             sys.exit(BAD_INPUT)
+        except PermissionError as error:
+            typer.echo(f"flowopd: {error.filename} may not be used: {error.strerror}.", err=True)
+            sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
             typer.echo("flowopd: interrupted; what was written until now is kept.", err=True)
             sys.exit(INTERRUPTED)

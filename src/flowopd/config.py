@@ -25,8 +25,9 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _boolean_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        number = cls.model_fields[info.field_name or ""].annotation in (int, float)
-        if number and isinstance(value, bool):
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = set(_parts(annotation))
+        if kinds & {int, float} and bool not in kinds and isinstance(value, bool):
             raise ValueError("it should be a number")
         return value
 
@@ -123,12 +124,24 @@ def split_key(key: str) -> Keys:
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which a key given twice is an error, and not the last one's silent victory."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 line = key_node.start_mark.line + 1
@@ -225,10 +238,9 @@ def _models_at(cls: type[BaseModel], keys: Keys) -> list[type[BaseModel]]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
+    for part in _parts(annotation):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield part
 
 
 def _dotted(keys: Sequence[str | int]) -> str:

@@ -52,9 +52,9 @@ def make_writable(folder: Path) -> None:
 def check_writable(folder: Path) -> None:
     """See that the folder could be made and written, leaving nothing behind."""
     existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir():
+    if not os.path.isdir(existing):
         raise _unwritable(folder, f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _unwritable(folder, f"{existing} may not be written")

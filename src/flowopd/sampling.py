@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 from PIL import Image
 from pydantic import AfterValidator, Field
 
-from flowopd.adapters import Adapters, Switch, check_adapters, guidance_warning
+from flowopd.adapters import Adapters, Switch, adapter_warnings, check_adapters
 from flowopd.errors import FlowOPDError
 from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import ModelField, model_keys, opened
@@ -85,6 +85,7 @@ def prepare(config: SampleConfig) -> Plan:
         prompts += [record.prompt for record in read_prompts(config.prompt_file)]
     if not prompts:
         raise FlowOPDError("There is no prompt to draw; give --prompt TEXT or --prompts FILE.")
+    config.model.check_pictures(prompts, config.height, config.width)
     paths = {} if config.adapter is None else {ADAPTER: config.adapter}
     adapters = check_adapters(config.model, paths)
     check_writable(config.out)
@@ -95,11 +96,12 @@ def run(plan: Plan) -> Drawn:
     """Draw every picture and write it as soon as it is there, then the sheet and the record."""
     config = plan.config
     make_writable(config.out)
-    for files in plan.adapters.files.values():
-        if warning := guidance_warning(files, config.guidance):
-            print(f"warning: {warning}", file=sys.stderr)
     pictures = _pictures(plan)
     with opened(config.model) as model:
+        for files in plan.adapters.files.values():
+            warnings = adapter_warnings(files, guidance=config.guidance, settings=model.settings)
+            for warning in warnings:
+                print(f"warning: {warning}", file=sys.stderr)
         switch = Switch(model, plan.adapters)
         with switch.using(ADAPTER if plan.adapters.files else None):
             for picture, image in zip(pictures, _images(plan, model, pictures), strict=True):

@@ -76,7 +76,91 @@ def test_strata_are_averaged_by_tag(protocol: Path, tmp_path: Path) -> None:
 def test_a_grouped_scorer_sees_all_images_of_a_prompt(protocol: Path, tmp_path: Path) -> None:
     PickyScorer.calls.clear()
     run(protocol, tmp_path / "out", "batch_size=1")
-    assert all(call.count(prompt) == 2 for call in PickyScorer.calls for prompt in call)
+    assert len(PickyScorer.calls) == 3
+    assert all(len(call) == 2 and len(set(call)) == 1 for call in PickyScorer.calls)
+
+
+def test_a_prompt_that_comes_twice_is_two_groups(protocol: Path, tmp_path: Path) -> None:
+    twice = "prompts=[{path: words.txt, task: text}, {path: words.txt, task: text}]"
+    for name, batch in (("one", 1), ("many", 64)):
+        PickyScorer.calls.clear()
+        run(protocol, tmp_path / name, twice, f"batch_size={batch}")
+        assert [len(call) for call in PickyScorer.calls] == [2] * 6
+
+
+SCORER = """
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.scorer import MetricInfo, Scores
+
+class Mine:
+    name, version, tasks, grouped = "mine", 1, None, False
+    metrics = (MetricInfo("mine", 0, 1),)
+
+    def check(self, record):
+        if record.prompt == "an x":
+            raise FlowOPDError("it is an x.")
+
+    def score(self, images, records):
+        return [Scores({"mine": VALUE}) for _ in records]
+"""
+
+
+def test_a_changed_scorer_file_is_another_protocol(protocol: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SCORER.replace("VALUE", "0.25").replace('"an x"', '"nothing"'))
+    scorers = f"scorers=['{file}:Mine']"
+    assert run(protocol, tmp_path / "out", scorers)["base"]["metrics"]["mine"]["mean"] == 0.25
+    file.write_text(SCORER.replace("VALUE", "0.75").replace('"an x"', '"nothing"'))
+    with pytest.raises(FlowOPDError, match="results of another protocol"):
+        run(protocol, tmp_path / "out", scorers)
+    (tmp_path / "out" / "results.json").unlink()  # as if killed before the first row was whole
+    with pytest.raises(FlowOPDError, match="scores of another protocol"):
+        prepare_only(protocol, tmp_path / "out", scorers)
+
+
+def test_records_are_checked_before_weights_load(protocol: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SCORER.replace("VALUE", "0.25"))
+    with pytest.raises(FlowOPDError, match="cannot score the prompt 'an x': it is an x"):
+        prepare_only(protocol, tmp_path / "out", f"scorers=['{file}:Mine']")
+
+
+def prepare_only(protocol: Path, out: Path, *overrides: str) -> None:
+    options = {"model": {"family": "fake"}, "out": out}
+    prepare(load_config(EvalConfig, protocol, overrides, options=options))
+
+
+def test_images_can_be_asked_for_afterwards(protocol: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = run(protocol, out)
+    assert not (out / "images").exists()
+    assert run(protocol, out, "save_images=true") == rows
+    saved = list((out / "images" / "base").iterdir())
+    assert len(saved) == 14
+    saved[0].unlink()
+    again = run(protocol, out, "save_images=true")["base"]
+    assert saved[0].exists()
+    means = [row["metrics"]["level"]["mean"] for row in (again, rows["base"])]
+    assert means[0] == pytest.approx(means[1])
+    assert again["images"] == 14
+
+
+def test_scores_of_other_model_settings_are_not_taken_over(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, another length of prompts: every image is drawn again."""
+    run(protocol, tmp_path / "out")
+    monkeypatch.setattr(FakeModel, "text_key", "another length", raising=False)
+    drawn: list[str] = []
+    real = FakeModel.encode_prompts
+
+    def encode(model: FakeModel, prompts: Any) -> Any:
+        drawn.extend(prompts)
+        return real(model, prompts)
+
+    monkeypatch.setattr(FakeModel, "encode_prompts", encode)
+    run(protocol, tmp_path / "out")
+    assert len(set(drawn) - {""}) == 7
 
 
 def test_prompt_sets_may_have_their_own_number_of_images(protocol: Path, tmp_path: Path) -> None:
@@ -261,7 +345,9 @@ def test_a_scorer_of_the_wrong_length_is_named() -> None:
             return []
 
     with pytest.raises(FlowOPDError, match="'picky' gave 0 results for 1 images"):
-        score_images([Short()], np.zeros((1, 4, 4, 3), np.uint8), [PromptRecord("a", "text")], [2])
+        score_images(
+            [Short()], np.zeros((1, 4, 4, 3), np.uint8), [PromptRecord("a", "text")], [2], [0]
+        )
 
 
 def test_the_resolved_configuration_reads_back(protocol: Path, tmp_path: Path) -> None:

@@ -263,8 +263,19 @@ class TestRefusals:
             next(rollout(lambda x, t: x[:, :1], x1(), SIGMAS))
 
     def test_flow_sde_in_a_single_step(self):
-        steps = rollout(
-            Network(), x1(), sigma_schedule(1), sampler=SDE, noise=NoiseSource([1, 2, 3])
-        )
         with pytest.raises(FlowOPDError, match="a schedule of one step has none"):
-            next(steps)
+            rollout(Network(), x1(), sigma_schedule(1), sampler=SDE, noise=NoiseSource([1, 2, 3]))
+
+    @pytest.mark.parametrize("window", [None, frozenset(), frozenset({0})])
+    def test_an_unknown_kind(self, window):
+        with pytest.raises(FlowOPDError, match="kind 'sde' is unknown"):
+            walk(sampler=Sampler("sde", sde_steps=window))
+
+    def test_gradients_in_inference_mode(self):
+        lazy = walk(grad_steps=[2])
+        with torch.inference_mode():
+            assert len(list(walk())) == 6
+            with pytest.raises(FlowOPDError, match=r"inside torch\.inference_mode\(\)"):
+                walk(grad_steps=[2])
+            with pytest.raises(FlowOPDError, match=r"inside torch\.inference_mode\(\)"):
+                list(lazy)

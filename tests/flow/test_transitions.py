@@ -256,6 +256,19 @@ class TestClampAtOne:
         assert torch.equal(clamped.sigma, plain.sigma)
         assert torch.equal(clamped.mean[1:], plain.mean[1:])
 
+    def test_may_be_one_for_each_sample(self):
+        t = torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64)
+        x, v = normal(3, 4), normal(3, 4, seed=1)
+        clamps = torch.tensor([0.9, 1.0, 0.8], dtype=torch.float64)
+        together = transition("flow_sde", x, v, t, 0.4, t_clamp=clamps)
+        for index, clamp in enumerate([0.9, 0.7, 0.8]):
+            alone = transition("flow_sde", x, v, t, 0.4, t_clamp=clamp)
+            assert together.sigma[index] == alone.sigma[index]
+        with pytest.raises(FlowOPDError, match=r"t_clamp has shape \[2\]"):
+            transition("flow_sde", x, v, t, 0.4, t_clamp=clamps[:2])
+        with pytest.raises(FlowOPDError, match="singular at t = 1"):
+            transition("flow_sde", x, v, t, 0.4, t_clamp=clamps.flip(0) + 0.1)
+
     @pytest.mark.parametrize("t_clamp", [None, 0.0, 1.0])
     def test_is_asked_for(self, t_clamp):
         x = torch.zeros(2, 3)

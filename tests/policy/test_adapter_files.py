@@ -209,6 +209,71 @@ def test_pickled_weights_are_read_without_running_code(saved: Path) -> None:
         read_adapter(saved)
 
 
+def test_a_key_that_comes_with_and_without_the_prefix_is_refused(saved: Path) -> None:
+    key = f"{QUERY}.lora_B.weight"
+    rewrite(saved / WEIGHTS, lambda t: t.update({key: torch.zeros(32, 4)}))
+    with pytest.raises(FlowOPDError, match=rf"\({PEFT_PREFIX}{key} and {key}\); all should"):
+        read_adapter(saved)
+    rewrite(saved / WEIGHTS, lambda t: t.pop(PEFT_PREFIX + key))
+    with pytest.raises(FlowOPDError, match=rf"{PEFT_PREFIX}.* and {key}\); all should"):
+        read_adapter(saved)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"transformer.{QUERY}.lora_B.weight", f"transformer.{QUERY}.lora.up.weight"),
+        (f"transformer.{QUERY}.lora_B.weight", f"{QUERY}.lora_B.weight"),
+        (f"transformer.{QUERY}.alpha", f"transformer.{QUERY}.lora.alpha"),
+    ],
+)
+def test_two_spellings_of_one_key_are_refused(saved: Path, one: str, other: str) -> None:
+    file = saved / DIFFUSERS
+    size = (1,) if one.endswith("alpha") else (32, 4)
+    rewrite(file, lambda t: t.update({one: torch.ones(size), other: torch.zeros(size)}))
+    with pytest.raises(FlowOPDError, match=r"holds .* twice, as ") as refusal:
+        read_adapter(file)
+    assert one in str(refusal.value)
+    assert other in str(refusal.value)
+
+
+@pytest.mark.parametrize("alpha", [torch.ones(2), torch.tensor(torch.nan)])
+def test_an_alpha_that_is_no_number_is_refused(saved: Path, alpha: Tensor) -> None:
+    file = saved / DIFFUSERS
+    rewrite(file, lambda t: t.update({f"transformer.{QUERY}.alpha": alpha}))
+    with pytest.raises(FlowOPDError, match=rf"transformer.{QUERY}.alpha is .* one finite number"):
+        read_adapter(file)
+
+
+def test_a_header_that_is_no_object_is_refused(saved: Path) -> None:
+    file = saved / DIFFUSERS
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": "[]"})
+    (saved / "flowopd.json").unlink()
+    with pytest.raises(FlowOPDError, match="should be a JSON object"):
+        read_adapter(file)
+
+
+@pytest.mark.parametrize("digests", [None, "abc", ["abc"]])
+def test_digests_that_are_no_object_are_refused(saved: Path, digests: object) -> None:
+    file = saved / "flowopd.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sha256": digests}))
+    with pytest.raises(FlowOPDError, match=r"flowopd\.json: sha256 is .*it should map"):
+        read_adapter(saved)
+
+
+def test_what_the_bank_knows_is_saved_whatever_the_caller_says(tmp_path: Path) -> None:
+    bank = AdapterBank(
+        tiny_transformer(0), base_name="tiny", fingerprint="f00d", settings={"t5_length": 16}
+    )
+    bank.create("student", Role.STUDENT, rank=2, alpha=2, targets=EIGHT)
+    said = {"role": "x", "base": "x", "fingerprint": "x", "t5_length": 0, "guidance": 1.0}
+    bank.save("student", tmp_path / "a", metadata=said, lora_prefix=None)
+    notes = read_adapter(tmp_path / "a").notes
+    del notes["sha256"]
+    known = {"role": "student", "base": "tiny", "fingerprint": "f00d", "t5_length": 16}
+    assert notes == {**known, "guidance": 1.0}
+
+
 def test_missing_key_is_named(saved: Path, skeleton: SD3Transformer2DModel) -> None:
     rewrite(saved / WEIGHTS, lambda t: t.pop(f"{PEFT_PREFIX}{QUERY}.lora_B.weight"))
     with pytest.raises(FlowOPDError, match=rf"1 key missing \({QUERY}.lora_B.weight\)"):
@@ -296,7 +361,9 @@ def test_adapter_of_another_base_is_refused(saved: Path, skeleton: SD3Transforme
         ("a_field_of_the_future", 1),
         ("peft_type", "LOKR"),
         ("r", 0),
+        ("r", float("nan")),
         ("lora_alpha", "8"),
+        ("lora_alpha", float("inf")),
         ("target_modules", None),
         ("rank_pattern", {"attn": "2"}),
     ],
@@ -379,6 +446,31 @@ def test_a_save_that_fails_leaves_the_old_folder(saved: Path) -> None:
         )
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == ["student"]
+
+
+def test_a_student_that_diverged_does_not_replace_the_old_folder(saved: Path) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    bank = bank_with_student()
+    bank.state_dict("student")[f"{QUERY}.lora_B.weight"][0, 0] = torch.inf
+    with pytest.raises(FlowOPDError, match=r"not saved to .*1 of its tensors .*to_q\.lora_B"):
+        bank.save("student", saved, metadata={}, lora_prefix="transformer")
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_saving_to_a_link_replaces_the_folder_that_it_leads_to(saved: Path) -> None:
+    link = saved.parent / "latest"
+    link.symlink_to("student", target_is_directory=True)
+    bank_with_student().save("student", link, metadata={"round": 2}, lora_prefix=None)
+    assert link.is_symlink()
+    assert read_adapter(saved).notes["round"] == 2
+    assert {path.name for path in saved.parent.iterdir()} == {"student", "latest"}
+
+
+def test_the_current_folder_is_not_replaced(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(saved)
+    for folder in (".", saved):
+        with pytest.raises(FlowOPDError, match="the current folder is in it"):
+            bank_with_student().save("student", folder, metadata={}, lora_prefix=None)
 
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:

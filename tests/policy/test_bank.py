@@ -198,20 +198,28 @@ def test_checkpointed_backward_can_run_twice() -> None:
         torch.testing.assert_close(parameter.grad, 2 * gradient)
 
 
-def test_half_precision_base_carries_float32_adapters() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_base_carries_float32_adapters(dtype: torch.dtype) -> None:
     exact = full_bank()
     with torch.no_grad(), exact.using("student"):
         expected = velocity(exact.transformer)
-    bank = full_bank(torch.bfloat16)
+    bank = full_bank(dtype)
     assert all(t.dtype == torch.float32 for n in bank.adapters for t in bank.state_dict(n).values())
-    assert (
-        bank.transformer.transformer_blocks[0].ff.net[2].base_layer.weight.dtype == torch.bfloat16
-    )
+    assert bank.transformer.transformer_blocks[0].ff.net[2].base_layer.weight.dtype == dtype
     with bank.using("student"):
-        actual = velocity(bank.transformer, torch.bfloat16)
+        actual = velocity(bank.transformer, dtype)
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
     actual.square().mean().backward()
     assert all(p.grad.dtype == torch.float32 for _, p in bank.trainable_parameters())
+
+
+def test_a_student_converted_afterwards_is_refused() -> None:
+    bank = bank_with_student()
+    bank.transformer.to(torch.bfloat16)
+    with pytest.raises(
+        FlowOPDError, match=r"is torch\.bfloat16; adapters are trained in torch\.fl"
+    ):
+        bank.trainable_parameters()
 
 
 def test_using_nests_and_restores_after_exceptions() -> None:
@@ -259,10 +267,20 @@ def test_creation_is_checked() -> None:
     bank = AdapterBank(tiny_transformer(0))
     with pytest.raises(FlowOPDError, match=r"'attn.to_kk' names no linear layer"):
         bank.create("a", Role.STUDENT, rank=2, alpha=2, targets=("attn.to_q", "attn.to_kk"))
+    for targets in ("attn.to_q", ()):
+        with pytest.raises(FlowOPDError, match=r"targets are .*a list of names .*'all-linear'"):
+            bank.create("a", Role.STUDENT, rank=2, alpha=2, targets=targets)
     with pytest.raises(FlowOPDError, match="rank is 0"):
         bank.create("a", Role.STUDENT, rank=0, alpha=2, targets=EIGHT)
     with pytest.raises(FlowOPDError, match="nothing to train"):
         bank.trainable_parameters()
+
+
+def test_all_linear_layers_can_be_targets() -> None:
+    bank = AdapterBank(tiny_transformer(0))
+    bank.create("a", Role.STUDENT, rank=2, alpha=2, targets="all-linear")
+    linear = [m for m in tiny_transformer(0).modules() if isinstance(m, torch.nn.Linear)]
+    assert len(bank.trainable_parameters()) == 2 * len(linear)
 
 
 def test_state_is_checked_and_round_trips() -> None:

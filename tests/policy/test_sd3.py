@@ -273,6 +273,11 @@ def test_attention_backend_that_cannot_run_here_is_refused(tiny_pipeline: Path) 
         open_tiny(tiny_pipeline, attention_backend="cudnn")
 
 
+def test_settings_say_how_prompts_were_embedded(tiny_pipeline_no_t5: Path, model: SD3Model) -> None:
+    assert model.settings == {"revision": None, "t5": True, "t5_length": T5_LENGTH}
+    assert open_tiny(tiny_pipeline_no_t5).settings["t5"] is False
+
+
 # --- fingerprints and skeletons --------------------------------------------------------------
 
 
@@ -341,6 +346,15 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(data | changes), encoding="utf-8")
 
 
+def edit_scheduler(pipeline: Path, **changes: Any) -> None:
+    edit_json(pipeline / "scheduler" / "scheduler_config.json", **changes)
+
+
+def write_index(folder: Path, **index: Any) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index), encoding="utf-8")
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -382,10 +396,37 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: shutil.rmtree(p / "scheduler"),
         r"There is no file .*scheduler_config\.json",
     ),
-    "dynamic shifting": (
-        lambda p: edit_json(p / "scheduler" / "scheduler_config.json", use_dynamic_shifting=True),
-        "dynamic shifting",
+    "other scheduler": (
+        lambda p: edit_scheduler(p, _class_name="FlowMatchHeunDiscreteScheduler"),
+        "is of a FlowMatchHeunDiscreteScheduler; it should be a FlowMatchEulerDiscreteScheduler",
     ),
+    "dynamic shifting": (
+        lambda p: edit_scheduler(p, use_dynamic_shifting=True),
+        "sets use_dynamic_shifting to True, which is not supported",
+    ),
+    "karras": (lambda p: edit_scheduler(p, use_karras_sigmas=True), "use_karras_sigmas"),
+    "exponential": (
+        lambda p: edit_scheduler(p, use_exponential_sigmas=True),
+        "use_exponential_sigmas",
+    ),
+    "beta": (lambda p: edit_scheduler(p, use_beta_sigmas=True), "use_beta_sigmas"),
+    "terminal": (lambda p: edit_scheduler(p, shift_terminal=0.1), r"shift_terminal to 0\.1"),
+    "inverted": (lambda p: edit_scheduler(p, invert_sigmas=True), "invert_sigmas"),
+    "stochastic": (lambda p: edit_scheduler(p, stochastic_sampling=True), "stochastic_sampling"),
+    "other levels": (
+        lambda p: edit_scheduler(p, num_train_timesteps=500),
+        "num_train_timesteps is 500; the family sd3 was trained on 1000",
+    ),
+    "shift in words": (lambda p: edit_scheduler(p, shift="three"), "shift is 'three'"),
+    "shift of nothing": (lambda p: edit_scheduler(p, shift=None), "shift is None"),
+    "shift of zero": (lambda p: edit_scheduler(p, shift=0), "shift is 0; it should be a number"),
+    "index without shards": (
+        lambda p: write_index(p / "transformer", weight_map={}),
+        "index.json should have a weight_map that names the file of each tensor, and has '{}'",
+    ),
+    "index of a list": (lambda p: write_index(p / "vae", weight_map=["a"]), "weight_map"),
+    "index of numbers": (lambda p: write_index(p / "vae", weight_map={"a": 1}), "weight_map"),
+    "index of nothing": (lambda p: write_index(p / "vae"), "weight_map"),
 }
 
 

@@ -36,6 +36,13 @@ DOG_LEFT_OF_CAT = {
     ]
 }
 
+BLUE_DOG_LEFT_OF_CAT = {
+    "include": [
+        {"class": "cat", "count": 1},
+        {"class": "dog", "count": 1, "color": "blue", "position": ["left of", 0]},
+    ]
+}
+
 
 @pytest.mark.parametrize(
     ("requirement", "found", "correct", "strict", "soft"),
@@ -66,6 +73,11 @@ DOG_LEFT_OF_CAT = {
         (DOG_LEFT_OF_CAT, [dog(0, 0)], 0, 0, 1 / 3),
         (DOG_LEFT_OF_CAT, [cat(0, 0)], 0, 0, 1 / 3),
         (DOG_LEFT_OF_CAT, [cat(10, 0), dog(0, 0), dog(2, 0)], 1, 0, 1 / 3),
+        # The place is seen from a target that is itself wrong (two where one was asked for).
+        (DOG_LEFT_OF_CAT, [cat(10, 0), cat(12, 0), dog(0, 0)], 1, 0, 1 / 3),
+        (BLUE_DOG_LEFT_OF_CAT, [cat(10, 0), dog(0, 0, "blue")], 1, 1, 1.0),
+        (BLUE_DOG_LEFT_OF_CAT, [cat(0, 0), dog(10, 0, "blue")], 0, 0, 3 / 4),
+        (BLUE_DOG_LEFT_OF_CAT, [cat(10, 0), dog(0, 0, "red")], 0, 0, 2 / 3),
     ],
 )
 def test_judge(requirement, found, correct, strict, soft) -> None:

@@ -43,6 +43,24 @@ def test_pretrain_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
+def test_a_finished_run_is_not_made_again(tmp_path: Path) -> None:
+    call("pretrain", *TINY, "--out", tmp_path)
+    weights = (tmp_path / assets.WEIGHTS).read_bytes()
+    (tmp_path / assets.WEIGHTS).unlink()  # as if killed between the last checkpoint and the base
+    result = call("pretrain", *TINY, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / assets.WEIGHTS).read_bytes() == weights
+
+
+def test_unknown_words_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    draw = ["sample", "--model", "world", "--prompt", "a circle", "--prompt", "a dog"]
+    result = CliRunner().invoke(app, [*draw, "--out", str(out)])
+    assert result.exit_code == 2
+    assert "does not know dog" in result.output
+    assert not out.exists()
+
+
 def test_dry_run_prints_the_recipe_and_makes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = call("pretrain", "seed=3", "--dry-run", "--out", out)
@@ -58,6 +76,11 @@ def test_dry_run_prints_the_recipe_and_makes_nothing(tmp_path: Path) -> None:
         (("pretrain", "step=3"), "Did you mean 'steps'"),
         (("pretrain", "steps=-1"), "steps"),
         (("pretrain", "steps=many"), "steps"),
+        (("pretrain", "seed=-1"), "seed"),
+        (("prompts", "text", "--seed", "-1", "--out", "x.jsonl"), "seed"),
+        (("prompts", "diversity", "--count", "5000", "--out", "x.jsonl"), "5000 different"),
+        (("prompts", "diversity", "--split", "training", "--out", "x.jsonl"), "leave --split out"),
+        (("render", "text", "--out", "x.foo"), "end in .png"),
         (("prompts", "poems", "--out", "x.jsonl"), "no task 'poems'"),
         (("prompts", "text", "--split", "test", "--out", "x.jsonl"), "no split 'test'"),
     ],

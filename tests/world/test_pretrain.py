@@ -1,5 +1,6 @@
 """Pre-training: deterministic, resumable bit for bit, and safe against torn checkpoints."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from flowopd.world.assets import load_base, read_card, save_base
 from flowopd.world.muon import orthogonalised
 from flowopd.world.network import WorldNetwork, fresh_network, to_images, to_latents
 from flowopd.world.pretrain import (
+    LossLog,
     Pretraining,
     batch,
     checkpoints,
     flow_matching_loss,
-    pretrain,
+    start,
+    train,
 )
 from flowopd.world.recipe import PretrainConfig, learning_rate
 from flowopd.world.render import to_uint8
@@ -25,11 +28,12 @@ TINY = PretrainConfig(
 )
 
 
-def train(
+def run_to(
     folder: Path, config: PretrainConfig = TINY, stop_after: int | None = None
 ) -> Pretraining:
     """Runs to the end, or is dropped in the middle as a killed process would be."""
-    for run, _ in pretrain(config, folder):
+    run = start(config, folder)
+    for _ in train(run, folder):
         if run.step == stop_after:
             break
     return run
@@ -41,9 +45,9 @@ def same(a: WorldNetwork, b: WorldNetwork) -> bool:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "killed", stop_after=3)  # the last checkpoint is of step 2
-    resumed = train(tmp_path / "killed")
+    whole = run_to(tmp_path / "whole")
+    run_to(tmp_path / "killed", stop_after=3)  # the last checkpoint is of step 2
+    resumed = run_to(tmp_path / "killed")
     assert same(whole.network, resumed.network)
     assert same(whole.average, resumed.average)
     assert not same(whole.network, fresh_network(TINY.seed))
@@ -54,35 +58,57 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, caplog) -> None:
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "torn", stop_after=5)
+    whole = run_to(tmp_path / "whole")
+    run_to(tmp_path / "torn", stop_after=5)
     newest = checkpoints(tmp_path / "torn")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = train(tmp_path / "torn")
+    resumed = run_to(tmp_path / "torn")
     assert same(whole.network, resumed.network)
     assert "step-0000004.pt is not a whole checkpoint" in caplog.text
 
 
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    whole = run_to(tmp_path)
+    again = run_to(tmp_path)
+    assert again.step == TINY.steps
+    assert same(whole.average, again.average)
+
+
+def test_the_log_goes_on_without_repeating_itself(tmp_path: Path) -> None:
+    for stop_after in (5, None):  # the last checkpoint before 5 is of step 4
+        run = start(TINY, tmp_path)
+        losses = LossLog(tmp_path / "log.jsonl", run, every=1)
+        for loss in train(run, tmp_path):
+            losses.add(loss)
+            if run.step == stop_after:
+                break
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["images"] for row in rows] == [4, 8, 12, 16, 20, 24]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+
+
 def test_another_recipe_is_refused_by_name(tmp_path: Path) -> None:
-    train(tmp_path, stop_after=2)
+    run_to(tmp_path, stop_after=2)
     other = TINY.model_copy(update={"seed": 1})
     with pytest.raises(FlowOPDError, match="another recipe: seed was 0, now 1"):
-        train(tmp_path, other)
+        run_to(tmp_path, other)
 
 
 def test_a_run_can_be_prolonged_until_its_rate_falls(tmp_path: Path) -> None:
     longer = TINY.model_copy(update={"steps": 8})
-    train(tmp_path / "short", stop_after=2)
-    prolonged = train(tmp_path / "short", longer)
-    assert same(prolonged.network, train(tmp_path / "long", longer).network)
-    train(tmp_path / "late")
+    run_to(tmp_path / "short", stop_after=2)
+    prolonged = run_to(tmp_path / "short", longer)
+    assert same(prolonged.network, run_to(tmp_path / "long", longer).network)
+    run_to(tmp_path / "late")
     with pytest.raises(FlowOPDError, match="steps was 6, now 8"):
-        train(tmp_path / "late", longer)
+        run_to(tmp_path / "late", longer)
 
 
 def test_a_step_learns(tmp_path: Path) -> None:
     config = TINY.model_copy(update={"steps": 12, "decay": 0.0, "batch_size": 8})
-    losses = [loss for _, loss in pretrain(config, tmp_path)]
+    losses = list(train(start(config, tmp_path), tmp_path))
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 

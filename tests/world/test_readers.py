@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from flowopd.errors import FlowOPDError
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.grammar import COMPOSE
 from flowopd.world.palette import GLYPHS, SHAPES
@@ -114,6 +115,44 @@ def test_edit_score(seen: str, target: str, score: float) -> None:
     assert edit_score(seen, target) == pytest.approx(score)
 
 
+def test_scattered_letters_are_no_word() -> None:
+    letters = [Word("H", 0, 0), Word("A", 2, 3), Word("T", 3, 1)]
+    record = PromptRecord("", "text", "text", {"target": "hat"})
+    (score,) = TextReader().score(to_uint8(draw(words=letters))[None], [record])
+    assert score.values == {"text": 0.0, "text_soft": 1.0}
+    assert score.detail == {"read": "H A T"}
+    (score,) = TextReader().score(picture(word=Word("HAT", 2, 1)), [record])
+    assert score.values == {"text": 1.0, "text_soft": 1.0}
+
+
+def test_a_letter_between_two_letters_is_neither() -> None:
+    """An E whose foot is half there is two pixels from E and two from F."""
+    image = picture(word=Word("E", 0, 0))
+    image[0, 6, 4:6] = 255
+    record = PromptRecord("", "text", "text", {"target": "E"})
+    (score,) = TextReader().score(image, [record])
+    assert score.detail == {"read": "?"}
+
+
+@pytest.mark.parametrize(
+    ("reader", "meta", "sentence"),
+    [
+        (TextReader(), {}, "no 'target'"),
+        (ComposeReader(), {}, "no 'include'"),
+        (ComposeReader(), {"include": [{"class": "circle"}]}, "a 'class' and a 'count'"),
+        (ComposeReader(), {"include": [{"class": "circle", "count": 0}]}, "1 or more"),
+        (
+            ComposeReader(),
+            {"include": [{"class": "circle", "count": 1, "position": ["above", 0]}]},
+            "an earlier include",
+        ),
+    ],
+)
+def test_records_that_cannot_be_scored_are_refused(reader, meta, sentence: str) -> None:
+    with pytest.raises(FlowOPDError, match=sentence):
+        reader.check(PromptRecord("a prompt", meta=meta))
+
+
 def test_a_contained_word_gets_the_soft_score_and_not_the_exact_one() -> None:
     record = PromptRecord("", "text", "text", {"target": "HA"})
     (score,) = TextReader().score(picture(word=Word("HAT", 1, 0)), [record])
@@ -137,13 +176,17 @@ def blurred(images: np.ndarray, width: float) -> np.ndarray:
     return soft.round().astype(np.uint8)
 
 
-def specked(images: np.ndarray, count: float) -> np.ndarray:
+def specked(images: np.ndarray, count: float, color: tuple = (220, 30, 30)) -> np.ndarray:
     damaged = images.copy()
     rng = np.random.default_rng(0)
     for image in damaged:
         for y, x in rng.integers(32, size=(int(count), 2)):
-            image[y, x] = (220, 30, 30)
+            image[y, x] = color
     return damaged
+
+
+def inked(images: np.ndarray, count: float) -> np.ndarray:
+    return specked(images, count, (13, 13, 13))
 
 
 def washed_out(images: np.ndarray, share: float) -> np.ndarray:
@@ -161,6 +204,7 @@ def tinted(images: np.ndarray, share: float) -> np.ndarray:
         (noisy, (0, 8, 16, 32, 64)),
         (blurred, (0, 0.5, 0.7)),
         (specked, (0, 2, 5, 10)),
+        (inked, (0, 2, 5, 10)),
         (washed_out, (0, 0.15, 0.3)),
         (tinted, (0, 0.1, 0.2, 0.4)),
     ],
@@ -183,7 +227,10 @@ def test_clean_renderings_have_full_quality(task: str) -> None:
 
 
 def test_an_empty_picture_earns_nothing() -> None:
-    assert QualityReader().score(blank(), ANY)[0].values == {"quality": 1.0}
+    one_pixel = blank()
+    one_pixel[0, 5, 5] = 0
+    for image in (blank(), one_pixel):
+        assert QualityReader().score(image, ANY)[0].values == {"quality": 1.0}
     assert PreferenceReader().score(blank(), ANY)[0].values == {"preference": 0.0}
 
 
@@ -196,8 +243,9 @@ def test_preference_likes_large_saturated_and_centred() -> None:
     assert centred == sorted(centred)
     assert moved == sorted(moved, reverse=True)
     assert liked(Thing("circle", "red", 5, 16, 16)) > liked(word=Word("HAT", 1, 0))
-    whole = np.full((1, 32, 32, 3), (219, 31, 31), dtype=np.uint8)
-    assert PreferenceReader().score(whole, ANY)[0].values["preference"] > 0.9
+    for color, least, most in (((219, 31, 31), 0.9, 1.0), ((128, 128, 128), 0.0, 0.3)):
+        whole = np.full((1, 32, 32, 3), color, dtype=np.uint8)
+        assert least <= PreferenceReader().score(whole, ANY)[0].values["preference"] <= most
 
 
 def test_diversity_is_the_mean_distance_to_the_prompts_other_pictures() -> None:

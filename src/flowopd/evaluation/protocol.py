@@ -12,9 +12,10 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 from flowopd import plugins
 from flowopd.config import Config
 from flowopd.errors import FlowOPDError
+from flowopd.files import sha256
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
-from flowopd.rewards.scorer import Scorer, applies
+from flowopd.rewards.scorer import ChecksRecords, Scorer, applies
 from flowopd.tasks.prompts import PromptRecord, read_prompts, take
 
 BASE = "base"
@@ -69,7 +70,7 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """Tells one protocol from another; names and paths do not count."""
+        """Tells one protocol from another; its name and the prompt files' paths do not count."""
         return str(self.protocol["hash"])
 
 
@@ -83,7 +84,7 @@ def read_job(config: EvalConfig) -> Job:
         for _ in found
     ]
     scorers: list[Scorer] = [plugins.load_scorer(name) for name in config.scorers]
-    job = Job(records, counts, scorers, _describe(config, sets))
+    job = Job(records, counts, scorers, _describe(config, sets, scorers))
     _check_scorers(config.scorers, job)
     return job
 
@@ -108,6 +109,7 @@ def _check_scorers(names: Sequence[str], job: Job) -> None:
                     f"{metric.name!r}; keep one of them."
                 )
             owners[metric.name] = name
+        _check_records(name, scorer, job.records)
         places = list(zip(job.records, job.counts, strict=True))
         if any(reads(scorer, record, count) for record, count in places):
             continue
@@ -124,7 +126,30 @@ def _check_scorers(names: Sequence[str], job: Job) -> None:
         )
 
 
-def _describe(config: EvalConfig, sets: Sequence[Sequence[PromptRecord]]) -> dict[str, Any]:
+def _check_records(name: str, scorer: Scorer, records: Sequence[PromptRecord]) -> None:
+    if not isinstance(scorer, ChecksRecords):
+        return
+    for record in records:
+        if applies(scorer, record):
+            try:
+                scorer.check(record)
+            except FlowOPDError as error:
+                raise FlowOPDError(
+                    f"The scorer {name!r} cannot score the prompt {record.prompt!r}: {error}"
+                ) from None
+
+
+def _scorer_identity(name: str, scorer: Scorer) -> dict[str, Any]:
+    """A plug-in by its version, a file by its content."""
+    path = Path(name.rpartition(":")[0])
+    if path.suffix == ".py":
+        return {"name": f"{path.name}:{name.rpartition(':')[2]}", "sha256": sha256(path)}
+    return {"name": name, "version": scorer.version}
+
+
+def _describe(
+    config: EvalConfig, sets: Sequence[Sequence[PromptRecord]], scorers: Sequence[Scorer]
+) -> dict[str, Any]:
     prompts = [
         {
             "path": prompts.path.name,
@@ -138,7 +163,10 @@ def _describe(config: EvalConfig, sets: Sequence[Sequence[PromptRecord]]) -> dic
     sampling = {key: getattr(config, key) for key in SamplingConfig.model_fields}
     numbers: dict[str, Any] = {
         "seed": config.seed,
-        "scorers": list(config.scorers),
+        "scorers": [
+            _scorer_identity(name, scorer)
+            for name, scorer in zip(config.scorers, scorers, strict=True)
+        ],
         **sampling,
     }
     sets_identity = [[entry["sha256"], entry["images_per_prompt"]] for entry in prompts]

@@ -59,7 +59,8 @@ def read_results(path: Path, protocol_hash: str, model: str | None = None) -> li
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         known, rows = found["protocol"]["hash"], list(found["rows"])
-    except (ValueError, KeyError, TypeError):
+        bases = {row["model"]["sha256"]: row["model"]["name"] for row in rows}
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
         raise FlowOPDError(
             f"{path} is no results file of flowopd; choose another --out, or move it away."
         ) from None
@@ -68,7 +69,7 @@ def read_results(path: Path, protocol_hash: str, model: str | None = None) -> li
             f"{path} holds results of another protocol ({found['protocol'].get('name')!r}: other "
             "prompts, seeds, sampling or scorers); choose another --out."
         )
-    others = {row["model"]["name"] for row in rows if model and row["model"]["sha256"] != model}
+    others = {name for base, name in bases.items() if model and base != model}
     if others:
         raise FlowOPDError(
             f"{path} holds results of another base model ({', '.join(sorted(others))}); choose "

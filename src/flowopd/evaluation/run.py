@@ -1,6 +1,7 @@
 """An evaluation: the base and adapters of it, under one protocol."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from flowopd.adapters import Adapters, Switch, check_adapters, guidance_warning
+from flowopd.adapters import Adapters, Switch, adapter_warnings, check_adapters
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.protocol import BASE, EvalConfig, Job, read_job
 from flowopd.evaluation.results import Row, merge_rows, read_results, row_metrics, write_results
 from flowopd.evaluation.score import Images, score_images
-from flowopd.evaluation.score_file import Line, ScoreFile
+from flowopd.evaluation.score_file import Line, ScoreFile, refuse_other_protocol
 from flowopd.evaluation.table import markdown_table
 from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import opened
@@ -25,6 +26,8 @@ from flowopd.policy.text_cache import through_cache
 from flowopd.reporting.progress import progress
 from flowopd.versions import versions
 
+HOUSEKEEPING = {"path", "device", "gradient_checkpointing"}
+"""The keys of a model that do not change what it draws, or are said otherwise."""
 RESULTS, TABLE, SCORES, IMAGES = "results.json", "table.md", "scores", "images"
 
 
@@ -62,8 +65,12 @@ def prepare(config: EvalConfig) -> Plan:
             f"An adapter cannot be called {BASE!r}: that row is the model without adapters."
         )
     job = read_job(config)
+    prompts = [record.prompt for record in job.records]
+    config.model.check_pictures(prompts, config.height, config.width)
     adapters = check_adapters(config.model, config.adapters)
     read_results(config.out / RESULTS, job.hash)
+    for name in (BASE, *config.adapters):
+        refuse_other_protocol(config.out / SCORES / f"{name}.jsonl", job.hash)
     check_writable(config.out)
     return Plan(config, job, adapters)
 
@@ -97,8 +104,14 @@ class RowRun:
         self.name = adapter or BASE
         self.adapter = plan.adapters.record(adapter) if adapter else None
         files = plan.adapters.files[adapter] if adapter else None
-        self.warning = guidance_warning(files, plan.config.guidance) if files else None
-        parts = [model.fingerprint, str(model.dtype), files.sha256 if files else ""]
+        self.warnings = (
+            adapter_warnings(files, guidance=plan.config.guidance, settings=model.settings)
+            if files
+            else []
+        )
+        self.settings = plan.config.model.model_dump(mode="json", exclude=HOUSEKEEPING)
+        known = [model.fingerprint, getattr(model, "text_key", ""), json.dumps(self.settings)]
+        parts = [*known, str(model.dtype), files.sha256 if files else ""]
         self.file = ScoreFile(
             plan.config.out / SCORES / f"{self.name}.jsonl",
             protocol=plan.job.hash,
@@ -108,10 +121,15 @@ class RowRun:
 
     def finish(self) -> Row:
         """Score the prompts that are not scored yet, and sum the row up."""
-        if self.warning:
-            print(f"warning: {self.name}: {self.warning}", file=sys.stderr)
+        for warning in self.warnings:
+            print(f"warning: {self.name}: {warning}", file=sys.stderr)
         if self.file.restarted:
             print(f"{self.file.path} was of other weights; started anew.", file=sys.stderr)
+        if self.config.save_images:
+            folder = self.config.out / IMAGES / self.name
+            self.file.forget(
+                line for line in self.file.lines if not (folder / image_name(line)).exists()
+            )
         done = self.file.done
         everything = places(self.job, self.config.seed)
         pending = [place for place in everything if place.prompt not in done]
@@ -152,7 +170,8 @@ class RowRun:
     def _lines(self, drawn: Sequence[Place], images: Images) -> list[Line]:
         records = [self.job.records[place.prompt] for place in drawn]
         counts = [self.job.counts[place.prompt] for place in drawn]
-        found = score_images(self.job.scorers, images, records, counts)
+        prompts = [place.prompt for place in drawn]
+        found = score_images(self.job.scorers, images, records, counts, prompts)
         lines: list[Line] = [
             {
                 "prompt_index": place.prompt,
@@ -180,7 +199,7 @@ class RowRun:
             "name": self.name,
             "metrics": row_metrics(self.job.scorers, self.file.lines),
             "images": len(self.file.lines),
-            "model": {"name": self.model.name, "sha256": self.model.fingerprint},
+            "model": {"name": self.model.name, "sha256": self.model.fingerprint, **self.settings},
             "precision": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "guidance": self.config.guidance,
@@ -189,8 +208,8 @@ class RowRun:
         }
         if self.adapter:
             row["adapter"] = self.adapter
-        if self.warning:
-            row["warnings"] = [self.warning]
+        if self.warnings:
+            row["warnings"] = self.warnings
         return row
 
 

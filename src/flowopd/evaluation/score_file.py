@@ -43,13 +43,15 @@ class ScoreFile:
             file.write("".join(_dump(line) for line in added))
         self.lines += added
 
+    def forget(self, lines: Iterable[Line]) -> None:
+        """Drop the prompts of these lines, so that they are drawn and scored again."""
+        lost = {line["prompt_index"] for line in lines}
+        if lost:
+            self.lines = [line for line in self.lines if line["prompt_index"] not in lost]
+            write_atomic(self.path, "".join(_dump(line) for line in self.lines))
+
     def _resume(self, counts: Sequence[int]) -> None:
         found = _read(self.path)
-        if any(line["protocol"] != self.keys["protocol"] for line in found):
-            raise FlowOPDError(
-                f"{self.path} holds scores of another protocol; choose another --out, or delete "
-                "the file."
-            )
         self.restarted = any(line["source"] != self.keys["source"] for line in found)
         if self.restarted:
             found = []
@@ -57,6 +59,14 @@ class ScoreFile:
         whole = {index for index, count in enumerate(counts) if have[index] == count}
         self.lines = [line for line in found if line["prompt_index"] in whole]
         write_atomic(self.path, "".join(_dump(line) for line in self.lines))
+
+
+def refuse_other_protocol(path: Path, protocol: str) -> None:
+    """Scores of other prompts, seeds, sampling or scorers are not gone on with."""
+    if path.exists() and any(line["protocol"] != protocol[:KEY_LENGTH] for line in _read(path)):
+        raise FlowOPDError(
+            f"{path} holds scores of another protocol; choose another --out, or delete the file."
+        )
 
 
 def _dump(line: Line) -> str:

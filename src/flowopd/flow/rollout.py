@@ -13,7 +13,14 @@ from torch import Tensor
 from flowopd.errors import FlowOPDError
 from flowopd.flow.guidance import VelocityFn
 from flowopd.flow.noise import NoiseSource
-from flowopd.flow.transitions import Kind, Transition, at_least_float32, transition
+from flowopd.flow.transitions import (
+    Kind,
+    Transition,
+    at_least_float32,
+    check_kind,
+    singular_at_one,
+    transition,
+)
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,17 @@ def rollout(
     """The steps from noise `x1` down the grid `sigmas`, lazily.
 
     The velocity is evaluated with gradient at `grad_steps` only; the next state is always detached.
+    It is evaluated when its step is asked for, not here: with whatever weights, adapter and
+    autocast are active at that moment.
     """
     levels = sigmas.detach().cpu()
     _check_levels(levels)
     _check_indices("grad_steps", grad_steps, len(levels) - 1)
     _check_indices("sde_steps", sampler.sde_steps or (), len(levels) - 1)
+    _check_sampler(sampler, levels)
     _check_noise(sampler, noise, len(x1))
+    if grad_steps:
+        _check_gradients_possible()
     return _walk(velocity, x1, levels, sampler, noise, frozenset(grad_steps))
 
 
@@ -103,6 +115,8 @@ def _take(
 ) -> Step:
     t, t_next = (x.new_full((len(x),), float(level)) for level in levels[index : index + 2])
     kind = sampler.kind_at(index)
+    if with_grad:
+        _check_gradients_possible()
     with torch.set_grad_enabled(with_grad):
         v = velocity(x, t)
         move = transition(
@@ -138,6 +152,20 @@ def _check_indices(name: str, indices: Collection[int], steps: int) -> None:
     if outside:
         raise FlowOPDError(
             f"{name} names {outside}, but the rollout has the steps 0 to {steps - 1}."
+        )
+
+
+def _check_sampler(sampler: Sampler, levels: Tensor) -> None:
+    check_kind(sampler.kind)
+    if sampler.kind_at(0) == "flow_sde" and levels[0] == 1 and levels[1] == 0:
+        raise FlowOPDError(singular_at_one("0.0"))
+
+
+def _check_gradients_possible() -> None:
+    if torch.is_inference_mode_enabled():
+        raise FlowOPDError(
+            "the rollout has grad_steps and runs inside torch.inference_mode(), where nothing has "
+            "a gradient; run it outside (its other steps keep no gradient anyway)."
         )
 
 

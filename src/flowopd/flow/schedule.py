@@ -6,7 +6,8 @@ from torch import Tensor
 from flowopd.errors import FlowOPDError
 
 TRAINING_LEVELS = 1000
-"""How many noise levels SD3 was trained on; the lowest is the last one visited before 0."""
+"""How many noise levels SD3 was trained on: its network is told t as a time step out of these,
+and the lowest is the last one visited before 0."""
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:

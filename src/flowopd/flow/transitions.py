@@ -47,8 +47,10 @@ def transition(
 ) -> Transition:
     """The step of sampler `kind` from `t` to `t_next` at state `x` with velocity `v`.
 
-    `t_clamp` is the `t_1` that Flow-SDE needs where t = 1; the other samplers do not use it.
+    `t_clamp` is the `t_1` that Flow-SDE needs where t = 1, a number or one for each t; the other
+    samplers do not use it.
     """
+    check_kind(kind)
     _check_same_shape("v", v, "x", x)
     x, v = at_least_float32(x), at_least_float32(v)
     dtype = torch.promote_types(x.dtype, v.dtype)
@@ -58,8 +60,6 @@ def transition(
     t, t_next = t.expand(shape), t_next.expand(shape)
     if kind == "ode":
         return _ode(x, v, t, t_next)
-    if kind not in get_args(Kind):
-        raise FlowOPDError(f"sampler kind {kind!r} is unknown; it is one of {get_args(Kind)}.")
     _check_stochastic(kind, t, t_next, noise_level)
     if kind == "cps":
         return _cps(x, v, t, t_next, noise_level)
@@ -85,14 +85,33 @@ def flow_sde_sigma(t: Tensor, *, noise_level: float, t_clamp: float | Tensor | N
     """
     at_one = t == 1
     if bool(at_one.any()):
-        if t_clamp is None or not 0 < float(t_clamp) < 1:
-            raise FlowOPDError(
-                f"Flow-SDE is singular at t = 1 and t_clamp is {t_clamp}; "
-                "pass the schedule's second level, which must lie between 0 and 1 "
-                "(a schedule of one step has none: use more steps, or the ODE for that step)."
-            )
-        t = torch.where(at_one, torch.as_tensor(t_clamp, dtype=t.dtype, device=t.device), t)
+        t = torch.where(at_one, _clamps(t_clamp, t, at_one), t)
     return noise_level * (t / (1 - t)).sqrt()
+
+
+def _clamps(t_clamp: float | Tensor | None, t: Tensor, at_one: Tensor) -> Tensor:
+    """`t_clamp` for each t; it need not be usable where it is not used."""
+    if t_clamp is None:
+        raise FlowOPDError(singular_at_one("None"))
+    clamps = torch.as_tensor(t_clamp, dtype=t.dtype, device=t.device)
+    if clamps.ndim > 0 and clamps.shape != t.shape:
+        raise FlowOPDError(
+            f"t_clamp has shape {list(clamps.shape)}; it must be a number or one for each t, "
+            f"{list(t.shape)}."
+        )
+    clamps = clamps.expand(t.shape)
+    if not bool(((clamps > 0) & (clamps < 1))[at_one].all()):
+        raise FlowOPDError(singular_at_one(str(clamps.tolist())))
+    return clamps
+
+
+def singular_at_one(t_clamp: str) -> str:
+    """The sentence that refuses Flow-SDE at t = 1 without a level to put in its place."""
+    return (
+        f"Flow-SDE is singular at t = 1 and t_clamp is {t_clamp}; "
+        "pass the schedule's second level, which must lie between 0 and 1 "
+        "(a schedule of one step has none: use more steps, or the ODE for that step)."
+    )
 
 
 def _cps(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor, a: float) -> Transition:
@@ -123,7 +142,7 @@ def mean_log_prob(transition: Transition, x_next: Tensor) -> Tensor:
 
 
 def kl_weight(transition: Transition, weighting: Weighting = "kl") -> Tensor:
-    """`w` in `w |v_S - v_T|^2`: exact in (6), and the other weightings of (13); shaped like t."""
+    """`w` in `w |v_S - v_T|^2`, shaped like t: Equation (6), or another weighting of (13)."""
     if weighting == "kl":
         _check_has_density(transition, "KL")
         return transition.gain**2 / (2 * transition.std**2)
@@ -145,6 +164,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 def per_sample(scalars: Tensor, like: Tensor) -> Tensor:
     """`[B]` as `[B, 1, ...]`, to broadcast against `like`; 0-d stays 0-d."""
     return scalars if scalars.ndim == 0 else scalars.view(-1, *[1] * (like.ndim - 1))
+
+
+def check_kind(kind: str) -> None:
+    """Refuse the name of a sampler that there is not."""
+    if kind not in get_args(Kind):
+        raise FlowOPDError(f"sampler kind {kind!r} is unknown; it is one of {get_args(Kind)}.")
 
 
 def _times(name: str, t: Tensor | float, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ diffusers: pytorch_lora_weights.safetensors                 transformer.<path>.l
 Beside either, `flowopd.json` says which base the adapter was trained on and by what.
 """
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from flowopd.files import sha256
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, interpret
 from flowopd.policy.lora import LoraSettings, parse_settings
 from flowopd.policy.lora_match import linear_layers, match_all_keys
+from flowopd.policy.weight_files import read_json
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -45,9 +45,9 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     """An adapter from a folder of either format, or from one weights file."""
     weights = _find_weights(Path(folder))
     notes_file = weights.parent / NOTES
-    notes = _read_json(notes_file) if notes_file.is_file() else {}
+    notes = read_json(notes_file) if notes_file.is_file() else {}
     digest = sha256(weights)
-    recorded = notes.get("sha256", {}).get(weights.name)
+    recorded = _recorded_digest(notes, notes_file, weights.name)
     if recorded not in (None, digest):
         raise FlowOPDError(
             f"{weights} is not the file that {notes_file} describes: its SHA-256 is {digest}, not "
@@ -58,7 +58,8 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     layout: Layout = "diffusers"
     if weights.stem == Path(PEFT_WEIGHTS).stem and config_file.is_file():
         layout = "peft"
-        config = parse_settings(_read_json(config_file), str(config_file))
+        config = parse_settings(read_json(config_file), str(config_file))
+        _require_one_prefix(raw, weights)
         tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items()}
     else:
         _require_no_peft_keys(raw, weights)
@@ -88,7 +89,8 @@ def require_fit(
         raise FlowOPDError(
             f"The adapter {files.source} was trained on another base: its {NOTES} says "
             f"{files.notes.get('base') or 'unnamed'} ({trained_on}), and this model is "
-            f"{fingerprint}. Use it with its own base."
+            f"{fingerprint}. Use it with its own base. (The same base saved again in another "
+            "precision or with another configuration has another fingerprint, too.)"
         )
 
 
@@ -125,23 +127,42 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {}
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError) as error:
-        raise FlowOPDError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FlowOPDError(f"{file} should hold a JSON object.")
-    return content
+def _recorded_digest(notes: Mapping[str, Any], file: Path, weights: str) -> str | None:
+    digests = notes.get("sha256", {})
+    if not isinstance(digests, dict):
+        raise FlowOPDError(
+            f"{file}: sha256 is {digests!r}; it should map each weights file to its SHA-256. "
+            "Restore the file, or leave sha256 out."
+        )
+    return digests.get(weights)
+
+
+def broken_keys(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The keys of tensors that hold a NaN or an infinity."""
+    return [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]
 
 
 def _require_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
-    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken = broken_keys(tensors)
     if broken:
         raise FlowOPDError(
             f"{file} holds infinite or undefined numbers in {len(broken)} of its tensors "
             f"({', '.join(broken[:4])}). It was saved from a run that had diverged, or is damaged."
         )
+
+
+def _require_one_prefix(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """PEFT's prefix on every key or on none: with both, two keys could mean one tensor."""
+    prefixed = [key for key in tensors if key.startswith(PEFT_PREFIX)]
+    plain = [key for key in tensors if not key.startswith(PEFT_PREFIX)]
+    if not prefixed or not plain:
+        return
+    twins = [key for key in plain if PEFT_PREFIX + key in tensors]
+    one, other = (PEFT_PREFIX + twins[0], twins[0]) if twins else (prefixed[0], plain[0])
+    raise FlowOPDError(
+        f"{file} has keys with PEFT's prefix and keys without it ({one} and {other}); all should "
+        f"begin with {PEFT_PREFIX}, or none."
+    )
 
 
 def _require_no_peft_keys(tensors: Mapping[str, Tensor], file: Path) -> None:

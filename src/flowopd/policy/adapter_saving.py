@@ -20,6 +20,7 @@ from flowopd.policy.adapter_files import (
     PEFT_CONFIG,
     PEFT_PREFIX,
     PEFT_WEIGHTS,
+    broken_keys,
 )
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, write_diffusers
 from flowopd.policy.lora import LoraSettings
@@ -37,6 +38,13 @@ def write_adapter(
 ) -> None:
     """All files of an adapter, written aside and put in place at once."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    broken = broken_keys(tensors)
+    if broken:
+        raise FlowOPDError(
+            f"The adapter is not saved to {folder}: {len(broken)} of its tensors have infinite or "
+            f"undefined numbers ({', '.join(broken[:4])}). The training has diverged; go back to "
+            "an earlier adapter."
+        )
     with replacing_folder(folder, _OURS) as temporary:
         peft_config = config.to_config() | {"base_model_name_or_path": notes.get("base") or None}
         _write_json(temporary / PEFT_CONFIG, peft_config)
@@ -56,7 +64,9 @@ def replacing_folder(folder: Path, ours: set[str]) -> Iterator[Path]:
     Files in the old folder that are not `ours` are carried over. A process that is killed leaves
     the old folder or the new one, whole, and a hidden folder beside it. (Where the system cannot
     exchange two folders in one step, a kill between two renames leaves both in the hidden one.)
+    A symbolic link stays, and the folder that it leads to is replaced.
     """
+    folder = _resolved(folder)
     _require_replaceable(folder, ours)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +84,19 @@ def replacing_folder(folder: Path, ours: set[str]) -> Iterator[Path]:
             fresh.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        resolved, here = folder.resolve(), Path.cwd()
+    except (OSError, RuntimeError) as error:
+        raise FlowOPDError(f"Cannot save an adapter to {folder}: {error}.") from error
+    if here.is_relative_to(resolved):
+        raise FlowOPDError(
+            f"Cannot save an adapter to {folder}: the current folder is in it, and would be "
+            "replaced under this program. Name another folder, or start from elsewhere."
+        )
+    return resolved
 
 
 def _require_replaceable(folder: Path, ours: set[str]) -> None:

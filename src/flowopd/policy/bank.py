@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from flowopd.errors import FlowOPDError
 from flowopd.policy.adapter_files import read_adapter, require_fit
 from flowopd.policy.adapter_saving import write_adapter
-from flowopd.policy.lora import A_SUFFIX, LoraSettings
+from flowopd.policy.lora import A_SUFFIX, ALL_LINEAR, LoraSettings
 from flowopd.policy.lora_layers import inject_lora, layer_parameters
 from flowopd.policy.lora_match import expected_shapes, linear_layers, match_all_keys
 
@@ -68,13 +68,20 @@ class AdapterBank:
     """
 
     def __init__(
-        self, transformer: nn.Module, *, base_name: str = "", fingerprint: str = ""
+        self,
+        transformer: nn.Module,
+        *,
+        base_name: str = "",
+        fingerprint: str = "",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        """The base's name, fingerprint and settings are written beside every adapter it saves."""
         if hasattr(transformer, "peft_config"):
             raise FlowOPDError("The transformer already has adapters; a bank needs a plain one.")
         self.transformer = transformer.requires_grad_(False)
         self.base_name = base_name
         self.fingerprint = fingerprint
+        self.settings = dict(settings or {})
         self._base_layers = linear_layers(transformer)
         self._adapters: dict[str, _Adapter] = {}
         self._lora_layers: list[Any] = []
@@ -112,13 +119,22 @@ class AdapterBank:
         targets: Sequence[str],
         seed: int = 0,
     ) -> AdapterInfo:
-        """A new adapter that changes nothing yet: A uniform in ±1/sqrt(in), B zero."""
+        """A new adapter that changes nothing yet: A uniform in ±1/sqrt(in), B zero.
+
+        `targets` are endings of module paths, or "all-linear".
+        """
         self._require_free(name, role)
         if rank < 1:
             raise FlowOPDError(f"Adapter {name!r}: the rank is {rank}; it must be at least 1.")
-        settings = LoraSettings(rank, float(alpha), tuple(targets))
+        if not targets or (isinstance(targets, str) and targets != ALL_LINEAR):
+            raise FlowOPDError(
+                f"Adapter {name!r}: the targets are {targets!r}; they should be a list of names of "
+                f"linear layers, or {ALL_LINEAR!r}."
+            )
+        everywhere = targets == ALL_LINEAR
+        settings = LoraSettings(rank, float(alpha), ALL_LINEAR if everywhere else tuple(targets))
         shapes = expected_shapes(settings, self._base_layers)
-        for target in settings.targets:
+        for target in () if everywhere else targets:
             if not LoraSettings(rank, alpha, (target,)).select(self._base_layers):
                 raise FlowOPDError(
                     f"Adapter {name!r}: the target {target!r} names no linear layer of this model. "
@@ -142,7 +158,11 @@ class AdapterBank:
         )
 
     def using(self, name: str | None) -> contextlib.AbstractContextManager[None]:
-        """Forward passes inside use this adapter, or with None the base."""
+        """Forward passes inside use this adapter, or with None the base.
+
+        Passes, not objects made inside: a rollout is lazy, and each of its steps uses the adapter
+        that is active when that step is taken. Iterate it inside.
+        """
         if name is not None:
             self._find(name)
         if any(layer._active_adapter is not self._active_keys for layer in self._lora_layers):
@@ -157,7 +177,14 @@ class AdapterBank:
         """The student's parameters by key, for the optimizer."""
         if self.student is None:
             raise FlowOPDError("There is nothing to train: no adapter has the role of student.")
-        return list(self._adapters[self.student].parameters().items())
+        parameters = list(self._adapters[self.student].parameters().items())
+        for key, parameter in parameters:
+            if parameter.dtype != torch.float32:
+                raise FlowOPDError(
+                    f"The student's {key} is {parameter.dtype}; adapters are trained in "
+                    "torch.float32. Convert the transformer before the bank is made, not after."
+                )
+        return parameters
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """The adapter's tensors by key, sharing memory with the network."""
@@ -177,15 +204,17 @@ class AdapterBank:
     ) -> None:
         """A folder that PEFT loads, and diffusers too if it has a prefix for this family.
 
-        `metadata` goes into `flowopd.json`, beside the base's name and fingerprint.
+        `metadata` goes into `flowopd.json`, beside the role and the base's name, fingerprint and
+        settings; where the two name the same key, what the bank knows is written.
         """
         info = self._find(name).info
-        notes = {"role": str(info.role), "base": self.base_name, "fingerprint": self.fingerprint}
+        identity = {"role": str(info.role), "base": self.base_name, "fingerprint": self.fingerprint}
+        known = self.settings | {key: value for key, value in identity.items() if value}
         write_adapter(
             Path(folder),
             info.config,
             self.state_dict(name),
-            notes | dict(metadata),
+            identity | dict(metadata) | known,
             lora_prefix=lora_prefix,
         )
 

@@ -19,7 +19,9 @@ from flowopd.policy.lora import A_SUFFIX, B_SUFFIX, LoraSettings, module_path, p
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 _METADATA = "lora_adapter_metadata"
 _PREFIX = "transformer."
+ALPHA_SUFFIX = ".alpha"
 _USUAL_SUFFIX = {
+    ".lora.alpha": ALPHA_SUFFIX,
     ".lora.down.weight": A_SUFFIX,
     ".lora_down.weight": A_SUFFIX,
     ".lora.up.weight": B_SUFFIX,
@@ -32,15 +34,14 @@ def interpret(
 ) -> tuple[LoraSettings, dict[str, Tensor]]:
     """Settings from the header, else from `.alpha` keys, else diffusers' rule: alpha = rank."""
     prefix = _PREFIX if any(key.startswith(_PREFIX) for key in raw) else ""
-    alphas: dict[str, float] = {}
-    tensors: dict[str, Tensor] = {}
-    for key, tensor in raw.items():
-        if key.endswith(".alpha"):
-            alphas[key.removeprefix(prefix).removesuffix(".alpha").removesuffix(".lora")] = float(
-                tensor
-            )
-        else:
-            tensors[_usual_key(key.removeprefix(prefix))] = tensor
+    names = {key: _usual_key(key.removeprefix(prefix)) for key in raw}
+    _require_distinct(names, file)
+    alphas = {
+        name.removesuffix(ALPHA_SUFFIX): _alpha(raw[key], key, file)
+        for key, name in names.items()
+        if name.endswith(ALPHA_SUFFIX)
+    }
+    tensors = {name: raw[key] for key, name in names.items() if not name.endswith(ALPHA_SUFFIX)}
     described = _described(metadata, prefix, file)
     if described and alphas:
         raise FlowOPDError(f"{file} gives alpha twice, in its header and in .alpha keys.")
@@ -56,11 +57,34 @@ def _usual_key(key: str) -> str:
     return key
 
 
+def _require_distinct(names: Mapping[str, str], file: Path) -> None:
+    """Refuse two keys of the file that are two spellings of one name."""
+    first: dict[str, str] = {}
+    for key, name in names.items():
+        if name in first:
+            raise FlowOPDError(
+                f"{file} holds {name} twice, as {first[name]} and as {key}. Keep the one that the "
+                "adapter was trained to."
+            )
+        first[name] = key
+
+
+def _alpha(tensor: Tensor, key: str, file: Path) -> float:
+    if tensor.numel() != 1 or not bool(tensor.isfinite().all()):
+        raise FlowOPDError(
+            f"{file}: {key} is {tensor.flatten()[:4].tolist()} of shape {list(tensor.shape)}; an "
+            "alpha is one finite number."
+        )
+    return float(tensor)
+
+
 def _described(metadata: Mapping[str, str], prefix: str, file: Path) -> dict[str, Any]:
     try:
         described = json.loads(metadata.get(_METADATA) or "{}")
     except json.JSONDecodeError as error:
         raise FlowOPDError(f"{file}: the header's {_METADATA} is not JSON.") from error
+    if not isinstance(described, dict):
+        raise FlowOPDError(f"{file}: the header's {_METADATA} should be a JSON object.")
     return {k.removeprefix(prefix): v for k, v in described.items() if k.startswith(prefix)}
 
 

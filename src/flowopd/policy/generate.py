@@ -36,7 +36,11 @@ class SamplingConfig(Config):
     width: Side | None = None
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _sampler_fits(self) -> Self:
+        if self.sampler == "cps" and self.noise_level > 1:
+            raise ValueError("noise_level must lie between 0 and 1 for the sampler cps")
+        if self.sampler == "flow_sde" and self.steps == 1:
+            raise ValueError("the sampler flow_sde needs 2 steps or more; use more, or ode")
         if self.sde_window is None:
             return self
         start, size = self.sde_window

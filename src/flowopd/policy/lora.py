@@ -179,7 +179,7 @@ def _by_pattern(pattern: Mapping[str, float], path: str, default: float) -> floa
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(value: float) -> float | int:

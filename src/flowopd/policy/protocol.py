@@ -4,9 +4,9 @@ Shapes: B samples, L tokens, C token width, P width of the pooled embedding.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,10 @@ class VelocityModel(Protocol):
     name: str
     fingerprint: str
     """SHA-256 that tells one set of base weights from another; adapters carry it."""
+    settings: Mapping[str, Any]
+    """What else an adapter trained on this model depends on: how prompts are embedded (`t5`,
+    `t5_length`), which revision the weights were (`revision`). Plain values; saved with adapters.
+    """
     transformer: nn.Module
     shift: float
     """The shift of the noise schedule that the model was trained with."""
@@ -122,6 +126,9 @@ class ModelConfig(Config, ABC):
     @abstractmethod
     def check(self) -> None:
         """Refuse, before any weight is loaded, what cannot be opened."""
+
+    def check_pictures(self, prompts: Sequence[str], height: int | None, width: int | None) -> None:
+        """Refuse prompts and sizes that the model does not know, where that is cheap to tell."""
 
     @abstractmethod
     def fingerprint(self) -> str | None:

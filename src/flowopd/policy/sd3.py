@@ -1,6 +1,6 @@
 """The Stable Diffusion 3 family: SD3, SD3.5-Medium and SD3.5-Large, from a diffusers folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from flowopd.errors import FlowOPDError
+from flowopd.flow.schedule import TRAINING_LEVELS
 from flowopd.policy import sd3_files
 from flowopd.policy.attention import AttentionBackend, pin_attention
 from flowopd.policy.protocol import JOINT_ATTENTION, ModelConfig, PromptEmbeds
@@ -21,8 +22,6 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-TRAINING_LEVELS = 1000
-"""The network is told the noise level as a time step out of this many."""
 
 
 class SD3Config(ModelConfig):
@@ -104,6 +103,11 @@ class SD3Model:
         self.vae = self._load_vae(config, folder)
         t5 = sd3_files.resolve_t5(folder, config.t5)
         self.text_key = _text_key(config, folder, t5, self.transformer)
+        self.settings: Mapping[str, Any] = {
+            "revision": config.revision,
+            "t5": t5,
+            "t5_length": config.t5_length,
+        }
         self._text = SD3TextEncoders(
             folder,
             self.transformer,

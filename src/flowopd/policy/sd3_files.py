@@ -3,12 +3,14 @@
 Everything here happens before weights are loaded.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
+from flowopd.flow.schedule import TRAINING_LEVELS
 from flowopd.policy.weight_files import (
     fingerprint,
     read_header,
@@ -18,6 +20,17 @@ from flowopd.policy.weight_files import (
 )
 
 PIPELINE = "StableDiffusion3Pipeline"
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+OTHER_SCHEDULES = (
+    "use_dynamic_shifting",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "shift_terminal",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
+"""Settings of the scheduler that lead to other noise levels, or another step, than (4) takes."""
 CORE = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 CLIPS = {"text_encoder": "model", "text_encoder_2": "model"}
 T5 = {"text_encoder_3": "model"}
@@ -96,15 +109,33 @@ def transformer_config(folder: Path) -> dict[str, Any]:
 
 
 def read_shift(folder: Path) -> float:
-    """The schedule's shift, from the scheduler's configuration."""
+    """The schedule's shift, from the configuration of a scheduler that has nothing but a shift."""
     path = folder / "scheduler" / "scheduler_config.json"
     config = read_json(path)
-    if config.get("use_dynamic_shifting"):
+    found = config.get("_class_name")
+    if found != SCHEDULER:
+        raise FlowOPDError(f"{path} is of a {found}; it should be a {SCHEDULER}.")
+    set_otherwise = [name for name in OTHER_SCHEDULES if config.get(name)]
+    if set_otherwise:
+        name = set_otherwise[0]
         raise FlowOPDError(
-            f"{path} asks for dynamic shifting, which is not supported; set use_dynamic_shifting "
-            "to false and a fixed shift (Stable Diffusion 3 uses 3.0)."
+            f"{path} sets {name} to {config[name]!r}, which is not supported: the schedule here "
+            f"is a fixed shift (Stable Diffusion 3 uses 3.0). Take {name} out."
         )
-    return float(config.get("shift", 1.0))
+    levels = config.get("num_train_timesteps", TRAINING_LEVELS)
+    if levels != TRAINING_LEVELS:
+        raise FlowOPDError(
+            f"{path} says num_train_timesteps is {levels!r}; the family sd3 was trained on "
+            f"{TRAINING_LEVELS}."
+        )
+    shift = config.get("shift", 1.0)
+    is_number = isinstance(shift, int | float) and not isinstance(shift, bool)
+    if not is_number or not 0 < shift < math.inf:
+        raise FlowOPDError(
+            f"{path} says shift is {shift!r}; it should be a number above 0 (Stable Diffusion 3 "
+            "uses 3.0)."
+        )
+    return float(shift)
 
 
 def transformer_fingerprint(folder: Path) -> str:

@@ -41,8 +41,14 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     """The files of one part's weights: ``stem.safetensors``, or the shards that its index names."""
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map", {})
-        return [folder / name for name in sorted(set(shards.values()))]
+        shards = read_json(index).get("weight_map")
+        names = list(shards.values()) if isinstance(shards, dict) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise FlowOPDError(
+                f"{index} should have a weight_map that names the file of each tensor, and has "
+                f"{str(shards)[:80]!r}; download it again."
+            )
+        return [folder / name for name in sorted(set(names))]
     return [folder / f"{stem}.safetensors"]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowopd.errors import FlowOPDError
+
 MARGIN = 0.1  # the share of two boxes' sizes by which their centres may differ for free
 
 
@@ -48,6 +50,24 @@ class Verdict:
     strict: bool
     soft: float
     reasons: tuple[str, ...]
+
+
+def check_requirement(requirement: Mapping[str, Any]) -> None:
+    """Refuse what is not in GenEval's format."""
+    include = requirement.get("include")
+    if not isinstance(include, list) or not include:
+        raise FlowOPDError("it has no 'include', the list of what should be there.")
+    for entry in (*include, *requirement.get("exclude", ())):
+        if not isinstance(entry, dict) or not {"class", "count"} <= entry.keys():
+            raise FlowOPDError(f"{entry!r} should name a 'class' and a 'count'.")
+        if not isinstance(entry["count"], int) or entry["count"] < 1:
+            raise FlowOPDError(f"the count of {entry['class']!r} should be 1 or more.")
+    for number, entry in enumerate(include):
+        index = entry["position"][1] if "position" in entry else -1
+        if index >= number:
+            raise FlowOPDError(
+                f"the position of {entry['class']!r} should name an earlier include."
+            )
 
 
 def judge(found: Sequence[Found], requirement: Mapping[str, Any]) -> Verdict:
@@ -129,18 +149,27 @@ def _why_not(
 
 
 def _soft(by_class: Classes, include: Sequence[Mapping[str, Any]]) -> float:
-    """The mean of the partial credits of every include."""
+    """The mean of the partial credits of every include.
+
+    A colour or a place counts only when the number is right, a place only when the colour is, and
+    a place against an include that is not itself fulfilled is wrong.
+    """
     parts: list[float] = []
+    matched: list[Sequence[Found] | None] = []
     for wanted in include:
         found, count = by_class.get(wanted["class"], ()), wanted["count"]
         parts.append(max(0.0, 1 - abs(count - len(found)) / count))
-        asked = "color" in wanted or "position" in wanted
-        if asked and len(found) != count:
+        holds = len(found) == count
+        if not holds and ("color" in wanted or "position" in wanted):
             parts.append(0.0)
-        elif "color" in wanted:
-            parts.append(max(0.0, 1 - abs(count - _of_color(found, wanted["color"])) / count))
-        elif "position" in wanted:
+        if holds and "color" in wanted:
+            painted = _of_color(found, wanted["color"])
+            parts.append(1 - (count - painted) / count)
+            holds = painted == count
+        if holds and "position" in wanted:
             relation, index = wanted["position"]
-            target = _group(by_class, include[index])
-            parts.append(float(bool(target) and _placed(found, target, relation)))
+            target = matched[index]
+            holds = target is not None and _placed(found, target, relation)
+            parts.append(float(holds))
+        matched.append(found if holds else None)
     return sum(parts) / len(parts)

@@ -43,12 +43,23 @@ class Scorer(Protocol):
     """
 
     name: str
+    version: int
+    """Counts up when the same image would score differently; part of a protocol's identity."""
     metrics: tuple[MetricInfo, ...]
     tasks: frozenset[str] | None
     grouped: bool
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         """One Scores for each of the images [B, H, W, 3], whose records are ``records``."""
+        ...
+
+
+@runtime_checkable
+class ChecksRecords(Protocol):
+    """A scorer that can tell beforehand which records it cannot score."""
+
+    def check(self, record: PromptRecord) -> None:
+        """Raise a FlowOPDError that says what the record lacks."""
         ...
 
 

@@ -24,7 +24,7 @@ def read_prompts(path: Path | str, task: str = "") -> list[PromptRecord]:
     """The records of a prompt file; ``task`` is the task of those that name none."""
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise FlowOPDError(f"There is no prompt file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ SPLITS = ("evaluation", "training")
 app = typer.Typer(help="The built-in world: its base model, its prompts, its truth.")
 
 Task = Annotated[str, typer.Argument(help="compose, text or diversity")]
+Seed = Annotated[int, typer.Option(min=0)]
 Count = Annotated[int, typer.Option(min=1)]
 
 
@@ -42,16 +43,15 @@ def pretrain(
     make_writable(out)
     from flowopd.reporting.progress import progress
     from flowopd.world.assets import save_base
-    from flowopd.world.pretrain import LossLog
-    from flowopd.world.pretrain import pretrain as train
+    from flowopd.world.pretrain import LossLog, start, train
 
-    losses = LossLog(out / "log.jsonl")
+    run = start(recipe, out)
+    losses = LossLog(out / "log.jsonl", run)
     with progress("Pre-training", recipe.steps, "steps") as advance:
-        done = 0
-        for run, loss in train(recipe, out):
-            losses.add(run, loss)
-            advance(run.step - done)
-            done = run.step
+        advance(run.step)
+        for loss in train(run, out):
+            losses.add(loss)
+            advance(1)
     path = save_base(run.average, out, recipe.model_dump(mode="json"))
     typer.echo(f"{path} (use it with model.family=world model.path={out})")
 
@@ -61,7 +61,7 @@ def prompts(
     task: Task,
     out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
     count: Count = 512,
-    seed: int = 0,
+    seed: Seed = 0,
     split: Annotated[str, typer.Option(help="evaluation or training")] = "evaluation",
 ) -> None:
     """Write a prompt file with what each prompt asks for, in GenEval's metadata format."""
@@ -79,7 +79,7 @@ def render(
     task: Task,
     out: Annotated[Path, typer.Option(help="The PNG to write.")],
     count: Count = 24,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Draw what prompts ask for, as the training data shows it."""
     import numpy as np
@@ -89,7 +89,9 @@ def render(
     from flowopd.world.render import render as draw
     from flowopd.world.render import to_uint8
 
-    records = _prompts(task, "training", count, seed)
+    if out.suffix.lower() != ".png":
+        raise FlowOPDError(f"--out {out} should end in .png.")
+    records = _prompts(task, "evaluation" if task == "diversity" else "training", count, seed)
     rng = np.random.default_rng(seed)
     images = [Image.fromarray(to_uint8(draw(record, rng))) for record in records]
     make_writable(out.parent)
@@ -106,6 +108,8 @@ def _prompts(task: str, split: str, count: int, seed: int) -> list[PromptRecord]
         if value not in known:
             raise FlowOPDError(f"There is no {what} {value!r} in the world: {', '.join(known)}.")
     if task == "diversity":
+        if split != "evaluation":
+            raise FlowOPDError("The diversity prompts are for evaluation; leave --split out.")
         return diversity_prompts(count, seed)
     if split == "evaluation":
         return evaluation_prompts(task, count, seed)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flowopd.errors import FlowOPDError
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.palette import COLORS, LETTERS, SHAPES
 
@@ -21,6 +22,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 WORD_LENGTHS = {1: 0.15, 2: 0.35, 3: 0.50}
 HELD_OUT = 0.2  # the share of the many-valued prompts kept for evaluation
+MOST_DIFFERENT = 1000
 
 Draw = Callable[[np.random.Generator], PromptRecord]
 
@@ -115,7 +117,8 @@ def many_valued(record: PromptRecord) -> bool:
 def held_out(record: PromptRecord) -> bool:
     """Whether a prompt is kept for evaluation, by its hash.
 
-    Kinds with few prompts keep none back: of those, only the seeds of an evaluation are new.
+    Kinds with few prompts keep none back: of those, only the seeds of an evaluation are new. The
+    base has seen all prompts; what is held out is held out from whatever is trained on top of it.
     """
     digest = hashlib.sha256(record.prompt.encode()).digest()
     return many_valued(record) and digest[0] < 256 * HELD_OUT
@@ -135,6 +138,11 @@ def evaluation_prompts(task: str, count: int, seed: int) -> list[PromptRecord]:
 
 def diversity_prompts(count: int, seed: int) -> list[PromptRecord]:
     """`count` different prompts of both tasks, to be drawn with several seeds each."""
+    if count > MOST_DIFFERENT:
+        raise FlowOPDError(
+            f"{count} different prompts were asked for; the world has not many more than "
+            f"{MOST_DIFFERENT}."
+        )
     rng = np.random.default_rng([seed, count, 1])
     chosen: dict[str, PromptRecord] = {}
     for draw in itertools.cycle([*COMPOSE.values(), word, word]):

@@ -1,8 +1,8 @@
 """The world as a model family: `family: world`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ class WorldConfig(ModelConfig):
 
         assets.read_card(self.folder)
 
+    def check_pictures(self, prompts: Sequence[str], height: int | None, width: int | None) -> None:
+        from flowopd.world.text_encoder import token_ids
+
+        check_size(height, width)
+        token_ids(prompts)
+
     def fingerprint(self) -> str:
         from flowopd.world import assets
 
@@ -55,6 +61,7 @@ class WorldModel:
     """The world's network behind the protocol of a velocity model."""
 
     name = "world"
+    settings: Mapping[str, Any] = {}
     shift = 1.0
     lora_prefix: str | None = None
     default_targets: tuple[str, ...] = JOINT_ATTENTION
@@ -71,13 +78,8 @@ class WorldModel:
         self, height: int | None = None, width: int | None = None
     ) -> tuple[int, int, int]:
         from flowopd.world.network import LATENT
-        from flowopd.world.palette import CANVAS
 
-        if {height, width} - {None, CANVAS}:
-            raise FlowOPDError(
-                f"The world draws {CANVAS} by {CANVAS} pixels, not {height} by {width}; leave both "
-                f"height and width out."
-            )
+        check_size(height, width)
         return LATENT
 
     @torch.no_grad()
@@ -108,3 +110,13 @@ class WorldModel:
 
     def drop_text_encoders(self) -> None:
         self.text_encoder = None
+
+
+def check_size(height: int | None, width: int | None) -> None:
+    from flowopd.world.palette import CANVAS
+
+    if {height, width} - {None, CANVAS}:
+        raise FlowOPDError(
+            f"The world draws {CANVAS} by {CANVAS} pixels, not {height} by {width}; leave both "
+            f"height and width out."
+        )

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowopd.config import build
 from flowopd.errors import FlowOPDError
-from flowopd.files import replacing
+from flowopd.files import replacing, write_atomic
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.grammar import COMPOSE, word
 from flowopd.world.muon import Muon
@@ -116,10 +118,16 @@ def build_optimizers(config: PretrainConfig, network: WorldNetwork) -> list[torc
     return optimizers
 
 
-def pretrain(config: PretrainConfig, folder: Path) -> Iterator[tuple[Pretraining, float]]:
-    """Trains, yielding the run and the loss after every step; saves as it goes."""
+def start(config: PretrainConfig, folder: Path) -> Pretraining:
+    """A fresh run, or the one that the folder's newest whole checkpoint holds."""
     run = Pretraining.fresh(config)
     resume(run, folder)
+    return run
+
+
+def train(run: Pretraining, folder: Path) -> Iterator[float]:
+    """Trains to the end, yielding the loss after every step; saves as it goes."""
+    config = run.config
     velocity = torch.compile(run.network) if config.compile else run.network
     while run.step < config.steps:
         rate = learning_rate(config, run.step)
@@ -137,7 +145,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> Iterator[tuple[Pretraining
         run.update_average()
         if run.step % config.checkpoint_every == 0 or run.step == config.steps:
             save_checkpoint(run, folder)
-        yield run, loss.item()
+        yield loss.item()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -157,10 +165,11 @@ def resume(run: Pretraining, folder: Path) -> None:
     for path in reversed(checkpoints(folder)):
         try:
             state = torch.load(path, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as error:
             log.warning("%s is not a whole checkpoint (%s); trying the one before.", path, error)
             continue
-        refuse_another_recipe(run.config, PretrainConfig(**state["config"]), state["step"], path)
+        saved = build(PretrainConfig, state["config"], where=f"{path} is of another version")
+        refuse_another_recipe(run.config, saved, state["step"], path)
         run.restore(state)
         log.info("Going on from %s.", path)
         return
@@ -171,7 +180,7 @@ def refuse_another_recipe(
 ) -> None:
     """A run may be prolonged or cut short as long as its learning rate has not begun to fall."""
     ours, theirs = asked.model_dump(mode="json"), saved.model_dump(mode="json")
-    housekeeping = {"compile", "checkpoint_every", "keep"}
+    housekeeping = {"checkpoint_every", "keep"}
     if step <= min(asked.decay_start, saved.decay_start):
         housekeeping |= {"steps", "decay"}
     changed = [key for key in ours if ours[key] != theirs[key] and key not in housekeeping]
@@ -184,24 +193,33 @@ def refuse_another_recipe(
 
 
 class LossLog:
-    """Appends one JSON line every `every` steps: step, mean loss, images, seconds."""
+    """A JSON line every `every` steps: step, mean loss, images, seconds of training."""
 
-    def __init__(self, path: Path, every: int = 50) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.every, self.losses, self.start = path, every, [], time.monotonic()
+    def __init__(self, path: Path, run: Pretraining, every: int = 50) -> None:
+        self.path, self.run, self.every = path, run, every
+        self.losses: list[float] = []
+        rows = _rows(path, run.step)
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        self.start = time.monotonic()
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    losses: list[float]
-
-    def add(self, run: Pretraining, loss: float) -> None:
+    def add(self, loss: float) -> None:
         self.losses.append(loss)
-        if run.step % self.every and run.step != run.config.steps:
+        if self.run.step % self.every and self.run.step != self.run.config.steps:
             return
         row = {
-            "step": run.step,
+            "step": self.run.step,
             "loss": round(float(np.mean(self.losses)), 6),
-            "images": run.step * run.config.batch_size,
-            "seconds": round(time.monotonic() - self.start, 1),
+            "images": self.run.step * self.run.config.batch_size,
+            "seconds": round(self.seconds + time.monotonic() - self.start, 1),
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.losses = []
+
+
+def _rows(path: Path, step: int) -> list[dict[str, Any]]:
+    """What an earlier process logged up to the step from which this one goes on."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["step"] <= step]

@@ -17,7 +17,7 @@ class PretrainConfig(Config):
     text_share: float = Field(0.25, ge=0, le=1)
     caption_dropout: float = Field(0.1, ge=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     compile: bool = True  # twice as fast; needs a C++ compiler
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)

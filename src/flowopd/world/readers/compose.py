@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flowopd.rewards.composition import Box, Found, judge
+from flowopd.rewards.composition import Box, Found, check_requirement, judge
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.readers.segment import SMALLEST, Blob, Unmixed, blobs, unmix
@@ -33,15 +33,23 @@ def find(unmixed: Unmixed, index: int) -> list[Found]:
 
 
 class ComposeReader:
-    """`compose` is the strict rule, 0 or 1; `compose_soft` the partial credit for training."""
+    """`compose` is the strict rule, 0 or 1; `compose_soft` the partial credit for training.
+
+    As with GenEval, what is none of the shapes does not count, for or against; that is for the
+    quality reader to see.
+    """
 
     name = "world.compose"
+    version = 1
     metrics = (
         MetricInfo("compose", 0, 1, strata=True),
         MetricInfo("compose_soft", 0, 1, strata=True),
     )
     tasks = frozenset({"compose"})
     grouped = False
+
+    def check(self, record: PromptRecord) -> None:
+        check_requirement(record.meta)
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         unmixed = unmix(images)

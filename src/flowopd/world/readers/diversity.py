@@ -33,6 +33,7 @@ def mean_distances(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 class DiversityReader:
     name = "world.diversity"
+    version = 1
     metrics = (MetricInfo("diversity", 0, 1),)
     tasks = frozenset({"diversity"})
     grouped = True

@@ -12,28 +12,30 @@ from numpy.typing import NDArray
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.palette import CANVAS
-from flowopd.world.readers.segment import unmix
+from flowopd.world.readers.segment import PAINTS, unmix
 
-LARGE = 0.30  # the share of the canvas from which a picture is large enough
+LARGE = 0.30  # the share of the canvas from which what is painted is large enough; ink is no paint
 WEIGHTS = {"large": 0.5, "saturated": 0.25, "centred": 0.25}
 
 
 class PreferenceReader:
     name = "world.preference"
+    version = 1
     metrics = (MetricInfo("preference", 0, 1),)
     tasks = frozenset({"compose", "text"})
     grouped = False
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
-        share = unmix(images).share
-        drawn = np.where(share >= 0.5, share, 0)
+        unmixed = unmix(images)
+        drawn = np.where(unmixed.share >= 0.5, unmixed.share, 0)
+        painted = np.where(unmixed.paint != PAINTS.index("ink"), drawn, 0).sum(axis=(1, 2))
         mass = drawn.sum(axis=(1, 2))
         some = np.maximum(mass, 1e-6)
         axis = (np.arange(CANVAS) + 0.5) / CANVAS * 2 - 1
         x, y = (drawn * axis).sum((1, 2)) / some, (drawn * axis[:, None]).sum((1, 2)) / some
         chroma = np.ptp(images.astype(np.float32) / 255, axis=-1)
         parts = {
-            "large": np.minimum(1, mass / (LARGE * CANVAS**2)),
+            "large": np.minimum(1, painted / (LARGE * CANVAS**2)),
             "saturated": (chroma * drawn).sum((1, 2)) / some,
             "centred": np.maximum(0, 1 - np.hypot(x, y)),
         }

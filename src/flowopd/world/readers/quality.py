@@ -14,7 +14,7 @@ from scipy import ndimage
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.readers.compose import fitted
-from flowopd.world.readers.segment import SMALLEST, Array, Unmixed, blobs, unmix
+from flowopd.world.readers.segment import PAINTS, SMALLEST, Array, Blob, Unmixed, blobs, unmix
 from flowopd.world.readers.text import BITMAPS, FAINTEST, cells, distances
 
 OFF_PALETTE, HAZE, SPECKS, RAGGED = 12.0, 12.0, 0.25, 3.0  # what each part of the damage weighs
@@ -47,10 +47,16 @@ def raggedness(unmixed: Unmixed, index: int, ink_cells: Array) -> float:
     return float(np.mean(misfits)) if misfits else 0.0
 
 
+def smallest(blob: Blob) -> int:
+    """The area under which a region is a speck: of ink, what is too little for a letter's part."""
+    return FAINTEST if blob.paint == "ink" else SMALLEST
+
+
 class QualityReader:
     """What DeQA is to real images: blind to the prompt, sensitive to damage."""
 
     name = "world.quality"
+    version = 1
     metrics = (MetricInfo("quality", 1, 5),)
     tasks = frozenset({"compose", "text"})
     grouped = False
@@ -62,14 +68,14 @@ class QualityReader:
         ink = cells(unmixed)
         scores = []
         for i in range(len(images)):
-            specks = sum(blob.area < SMALLEST for blob in blobs(unmixed, i))
+            specks = sum(blob.area < smallest(blob) for blob in blobs(unmixed, i, PAINTS))
             parts = {
                 "off_palette": OFF_PALETTE * float(off_palette[i]),
                 "haze": HAZE * float(stains[i]),
                 "specks": SPECKS * specks,
                 "ragged": RAGGED * raggedness(unmixed, i, ink[i]),
             }
-            empty = not (unmixed.share[i] >= 0.5).any()
+            empty = all(blob.area < smallest(blob) for blob in blobs(unmixed, i, PAINTS))
             value = 1.0 if empty else 1 + 4 * float(np.exp(-sum(parts.values())))
             scores.append(
                 Scores({"quality": value}, detail={k: round(v, 4) for k, v in parts.items()})

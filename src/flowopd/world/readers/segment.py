@@ -14,6 +14,7 @@ Array = NDArray[np.float32]
 PAINTS = (*COLORS, "ink")
 _LINES = np.stack([*COLORS.values(), INK]) - BACKGROUND  # [P, 3]: from the background to a paint
 _LENGTHS = (_LINES**2).sum(axis=1)
+DIAGONALS = np.ones((3, 3), dtype=bool)  # strokes of letters meet at their corners
 SMALLEST = 8  # pixels; less than this is a speckle and no object
 
 
@@ -65,7 +66,7 @@ def blobs(unmixed: Unmixed, index: int, paints: tuple[str, ...] = tuple(COLORS))
         mask = solid & (unmixed.paint[index] == number)
         if not mask.any():
             continue
-        labels, _ = ndimage.label(mask)
+        labels, _ = ndimage.label(mask, DIAGONALS if paint == "ink" else None)
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
             yield Blob(
                 paint=paint,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
+from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.palette import CANVAS, CELL, GLYPHS
@@ -14,6 +15,7 @@ from flowopd.world.readers.segment import PAINTS, Unmixed, unmix
 ROOM = CANVAS // CELL
 FAINTEST = 4  # pixels of ink; a cell with less is empty
 FARTHEST = 5  # pixels that may be wrong in a letter
+MARGIN = 2  # pixels by which the nearest letter must be nearer than the next
 UNKNOWN = "?"
 _LETTERS = tuple(GLYPHS)
 BITMAPS = np.stack([GLYPHS[letter].reshape(-1) for letter in _LETTERS])  # [12, 64]
@@ -34,23 +36,36 @@ def distances(ink_cells: NDArray[np.float32]) -> NDArray[np.float32]:
     return wrong.astype(np.float32)
 
 
-def read(unmixed: Unmixed) -> list[str]:
-    """The letters of every image from left to right and top to bottom; '?' for what is none."""
-    ink_cells = cells(unmixed)
+def letters(ink_cells: NDArray[np.float32]) -> list[str]:
+    """A letter for every cell [..., 64]: '' without ink, '?' when no letter is clearly nearest."""
     wrong = distances(ink_cells)
+    nearest = wrong.argmin(-1)
+    first, second = np.sort(wrong, axis=-1)[..., :2].T
+    clear = (first <= FARTHEST) & (second - first >= MARGIN)
     inked = (ink_cells >= 0.5).sum(-1) >= FAINTEST
-    nearest, distance = wrong.argmin(-1), wrong.min(-1)
-    return [
-        "".join(
-            _LETTERS[nearest[b, c]] if distance[b, c] <= FARTHEST else UNKNOWN
-            for c in np.flatnonzero(inked[b])
-        )
-        for b in range(len(ink_cells))
-    ]
+    named = [_LETTERS[n] if sure else UNKNOWN for n, sure in zip(nearest, clear, strict=True)]
+    return [name if ink else "" for name, ink in zip(named, inked, strict=True)]
+
+
+def read(unmixed: Unmixed) -> list[str]:
+    """The words of every image from left to right and top to bottom, spaces between them.
+
+    Letters in neighbouring cells of a row are a word.
+    """
+    texts = []
+    for ink_cells in cells(unmixed):
+        found = letters(ink_cells)
+        rows = [found[start : start + ROOM] for start in range(0, ROOM**2, ROOM)]
+        texts.append(" ".join("".join(cell or " " for cell in row) for row in rows))
+    return [" ".join(text.split()) for text in texts]
 
 
 def edit_score(seen: str, target: str) -> float:
-    """1 - d / len(target), d at most len(target); a target that is contained is right."""
+    """1 - d / len(target), d at most len(target); a target that is contained is right.
+
+    As OCR rewards do, it disregards spaces.
+    """
+    seen = seen.replace(" ", "")
     if target in seen:
         return 1.0
     return 1 - min(Levenshtein.distance(seen, target), len(target)) / len(target)
@@ -60,13 +75,18 @@ class TextReader:
     """`text` is 1 when exactly the word is there and nothing else; `text_soft` is for training."""
 
     name = "world.text"
+    version = 1
     metrics = (MetricInfo("text", 0, 1), MetricInfo("text_soft", 0, 1))
     tasks = frozenset({"text"})
     grouped = False
 
+    def check(self, record: PromptRecord) -> None:
+        if not isinstance(record.meta.get("target"), str) or not record.meta["target"]:
+            raise FlowOPDError("it has no 'target', the word that should be there.")
+
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         return [
-            self._one(seen, str(record.meta["target"]))
+            self._one(seen, record.meta["target"].upper())
             for seen, record in zip(read(unmix(images)), records, strict=True)
         ]
 
