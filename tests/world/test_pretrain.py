@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flowopd.errors import FlowOPDError
+from flowopd.flow.schedule import shifted
 from flowopd.world.assets import load_base, read_card, save_base
 from flowopd.world.muon import orthogonalised
 from flowopd.world.network import WorldNetwork, fresh_network, to_images, to_latents
@@ -116,6 +117,25 @@ def test_learning_rate() -> None:
     config = PretrainConfig(steps=100, warmup=10, decay=0.25, learning_rate=1.0)
     rates = [learning_rate(config, step) for step in (0, 4, 9, 50, 75, 90, 99)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.4, 0.04])
+
+
+def test_the_shift_comes_after_its_step() -> None:
+    config = PretrainConfig(shift=3.0, shift_after=10)
+    assert [config.shift_at(step) for step in (0, 9, 10, 500)] == [1.0, 1.0, 3.0, 3.0]
+
+
+def test_a_shifted_loss_trains_at_higher_noise() -> None:
+    """The same draws, each moved as the sampling grid is."""
+    x0, ids = batch(TINY, 0)
+    seen: list[torch.Tensor] = []
+
+    def velocity(x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        seen.append(t)
+        return x
+
+    flow_matching_loss(velocity, x0, ids, seed=0)
+    flow_matching_loss(velocity, x0, ids, seed=0, shift=3.0)
+    assert torch.allclose(shifted(seen[0], 3.0), seen[1], atol=1e-6)
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:

@@ -62,7 +62,7 @@ class WorldModel:
 
     name = "world"
     settings: Mapping[str, Any] = {}
-    shift = 1.0
+    shift = 3.0
     lora_prefix: str | None = None
     default_targets: tuple[str, ...] = JOINT_ATTENTION
     dtype = torch.float32

@@ -7,6 +7,7 @@ length are the same run: a finished run can be prolonged from a checkpoint befor
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,11 +51,16 @@ def batch(config: PretrainConfig, step: int) -> tuple[Tensor, Tensor]:
 
 
 def flow_matching_loss(
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], x0: Tensor, ids: Tensor, seed: int
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x0: Tensor,
+    ids: Tensor,
+    *,
+    seed: int,
+    shift: float = 1.0,
 ) -> Tensor:
-    """(10) at logit-normal t: the mean squared error of the velocity against x1 - x0."""
+    """(10) at logit-normal t, shifted: the mean squared error of the velocity against x1 - x0."""
     noise = torch.Generator().manual_seed(seed)
-    t = torch.sigmoid(torch.randn(len(x0), generator=noise))
+    t = torch.sigmoid(torch.randn(len(x0), generator=noise) + math.log(shift))
     x1 = torch.randn(x0.shape, generator=noise)
     t_B111 = t[:, None, None, None]
     error = velocity((1 - t_B111) * x0 + t_B111 * x1, t, ids) - (x1 - x0)
@@ -135,7 +141,8 @@ def train(run: Pretraining, folder: Path) -> Iterator[float]:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         x0, ids = batch(config, run.step)
-        loss = flow_matching_loss(velocity, x0, ids, seed=config.seed * 1_000_003 + run.step)
+        seed = config.seed * 1_000_003 + run.step
+        loss = flow_matching_loss(velocity, x0, ids, seed=seed, shift=config.shift_at(run.step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
         for optimizer in run.optimizers:

@@ -14,6 +14,8 @@ class PretrainConfig(Config):
     muon: bool = True  # Muon for the transformer's matrices, AdamW for the rest
     warmup: int = Field(200, ge=0)
     decay: float = Field(0.25, ge=0, le=1)  # the last share of the steps, over which the rate falls
+    shift: float = Field(3.0, gt=0)  # moves training to high noise, where the layout is decided
+    shift_after: int = Field(4_000, ge=0)  # details first: up to this step there is no shift
     text_share: float = Field(0.25, ge=0, le=1)
     caption_dropout: float = Field(0.1, ge=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -21,6 +23,9 @@ class PretrainConfig(Config):
     compile: bool = True  # twice as fast; needs a C++ compiler
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
+
+    def shift_at(self, step: int) -> float:
+        return self.shift if step >= self.shift_after else 1.0
 
     @property
     def decay_start(self) -> int:
