@@ -1,6 +1,7 @@
 """Pre-training: deterministic, resumable bit for bit, and safe against torn checkpoints."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from flowopd.world.pretrain import (
     flow_matching_loss,
     start,
     train,
+    training_record,
 )
 from flowopd.world.recipe import PretrainConfig, learning_rate
 from flowopd.world.render import to_uint8
@@ -136,6 +138,20 @@ def test_a_shifted_loss_trains_at_higher_noise() -> None:
     flow_matching_loss(velocity, x0, ids, seed=0)
     flow_matching_loss(velocity, x0, ids, seed=0, shift=3.0)
     assert torch.allclose(shifted(seen[0], 3.0), seen[1], atol=1e-6)
+
+
+def test_scenes_become_crowded_after_their_step() -> None:
+    config = PretrainConfig(text_share=0.2, crowded_share=0.9, crowded_after=10)
+
+    def shares(step: int) -> Counter[str]:
+        rng = np.random.default_rng(0)
+        return Counter(training_record(config, step, rng).tag for _ in range(4000))
+
+    before, after = shares(9), shares(10)
+    assert before["text"] / 4000 == pytest.approx(0.2, abs=0.03)
+    assert before["colors"] / 4000 == pytest.approx(0.8 / 6, abs=0.03)
+    assert after["colors"] / 4000 == pytest.approx(0.8 * 0.1 / 2, abs=0.02)
+    assert after["position"] / 4000 == pytest.approx(0.8 * 0.9 / 4, abs=0.03)
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:

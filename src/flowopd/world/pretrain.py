@@ -33,17 +33,23 @@ from flowopd.world.text_encoder import token_ids
 log = logging.getLogger(__name__)
 
 
-def training_record(config: PretrainConfig, rng: np.random.Generator) -> PromptRecord:
+ONE_OBJECT = (COMPOSE["single_object"], COMPOSE["colors"])
+SEVERAL_OBJECTS = tuple(draw for draw in COMPOSE.values() if draw not in ONE_OBJECT)
+
+
+def training_record(config: PretrainConfig, step: int, rng: np.random.Generator) -> PromptRecord:
     if rng.random() < config.text_share:
         return word(rng)
-    draws = list(COMPOSE.values())
+    draws = tuple(COMPOSE.values())
+    if step >= config.crowded_after:
+        draws = SEVERAL_OBJECTS if rng.random() < config.crowded_share else ONE_OBJECT
     return draws[rng.integers(len(draws))](rng)
 
 
 def batch(config: PretrainConfig, step: int) -> tuple[Tensor, Tensor]:
     """Latents [B, 48, 8, 8] and token ids [B, 8] of one step."""
     rng = np.random.default_rng([config.seed, step])
-    records = [training_record(config, rng) for _ in range(config.batch_size)]
+    records = [training_record(config, step, rng) for _ in range(config.batch_size)]
     images = np.stack([render(record, rng) for record in records])
     dropped = rng.random(config.batch_size) < config.caption_dropout
     prompts = ["" if drop else r.prompt for r, drop in zip(records, dropped, strict=True)]

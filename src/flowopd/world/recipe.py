@@ -8,7 +8,7 @@ from flowopd.config import Config
 class PretrainConfig(Config):
     """The recipe of the base model; the one that ships was made with the defaults."""
 
-    steps: int = Field(16_000, ge=1)
+    steps: int = Field(12_000, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     muon: bool = True  # Muon for the transformer's matrices, AdamW for the rest
@@ -16,6 +16,8 @@ class PretrainConfig(Config):
     decay: float = Field(0.25, ge=0, le=1)  # the last share of the steps, over which the rate falls
     shift: float = Field(3.0, gt=0)  # moves training to high noise, where the layout is decided
     shift_after: int = Field(4_000, ge=0)  # details first: up to this step there is no shift
+    crowded_share: float = Field(0.9, ge=0, le=1)  # of the scenes: those of several objects
+    crowded_after: int = Field(6_000, ge=0)  # up to this step every tag comes equally often
     text_share: float = Field(0.25, ge=0, le=1)
     caption_dropout: float = Field(0.1, ge=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
