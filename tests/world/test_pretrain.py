@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from flowopd.errors import FlowOPDError
 from flowopd.flow.schedule import shifted
@@ -23,7 +24,7 @@ from flowopd.world.pretrain import (
     train,
     training_record,
 )
-from flowopd.world.recipe import PretrainConfig, learning_rate
+from flowopd.world.recipe import PretrainConfig, Stage, learning_rate
 from flowopd.world.render import to_uint8
 
 TINY = PretrainConfig(
@@ -121,13 +122,18 @@ def test_learning_rate() -> None:
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.4, 0.04])
 
 
-def test_the_shift_comes_after_its_step() -> None:
-    config = PretrainConfig(shift=3.0, shift_after=10)
-    assert [config.shift_at(step) for step in (0, 9, 10, 500)] == [1.0, 1.0, 3.0, 3.0]
+def test_stages_follow_each_other() -> None:
+    config = PretrainConfig(stages=(Stage(), Stage(start=10, shift=3.0), Stage(start=20)))
+    assert [config.stage(step).start for step in (0, 9, 10, 19, 20, 500)] == [0, 0, 10, 10, 20, 20]
+    for wrong in ((), (Stage(start=1),), (Stage(), Stage(start=5), Stage(start=5))):
+        with pytest.raises(ValidationError, match="begin at step 0"):
+            PretrainConfig(stages=wrong)
+    with pytest.raises(ValidationError, match="tags out of"):
+        Stage(crowded=("poems",))
 
 
-def test_a_shifted_loss_trains_at_higher_noise() -> None:
-    """The same draws, each moved as the sampling grid is."""
+def test_a_shifted_stage_trains_at_higher_noise() -> None:
+    """The same draws, each moved as the sampling grid is; a spread moves them apart."""
     x0, ids = batch(TINY, 0)
     seen: list[torch.Tensor] = []
 
@@ -135,23 +141,26 @@ def test_a_shifted_loss_trains_at_higher_noise() -> None:
         seen.append(t)
         return x
 
-    flow_matching_loss(velocity, x0, ids, seed=0)
-    flow_matching_loss(velocity, x0, ids, seed=0, shift=3.0)
+    for stage in (Stage(), Stage(shift=3.0), Stage(spread=2.0)):
+        flow_matching_loss(velocity, x0, ids, seed=0, stage=stage)
     assert torch.allclose(shifted(seen[0], 3.0), seen[1], atol=1e-6)
+    assert torch.allclose(2 * torch.logit(seen[0]), torch.logit(seen[2]), atol=1e-4)
 
 
-def test_scenes_become_crowded_after_their_step() -> None:
-    config = PretrainConfig(text_share=0.2, crowded_share=0.9, crowded_after=10)
-
-    def shares(step: int) -> Counter[str]:
+def test_a_stage_says_how_crowded_scenes_are() -> None:
+    def shares(stage: Stage) -> Counter[str]:
         rng = np.random.default_rng(0)
-        return Counter(training_record(config, step, rng).tag for _ in range(4000))
+        return Counter(training_record(stage, rng).tag for _ in range(4000))
 
-    before, after = shares(9), shares(10)
-    assert before["text"] / 4000 == pytest.approx(0.2, abs=0.03)
-    assert before["colors"] / 4000 == pytest.approx(0.8 / 6, abs=0.03)
-    assert after["colors"] / 4000 == pytest.approx(0.8 * 0.1 / 2, abs=0.02)
-    assert after["position"] / 4000 == pytest.approx(0.8 * 0.9 / 4, abs=0.03)
+    even = shares(Stage(text_share=0.2))
+    assert even["text"] / 4000 == pytest.approx(0.2, abs=0.03)
+    assert even["colors"] / 4000 == pytest.approx(0.8 / 6, abs=0.03)
+    crowded = shares(
+        Stage(text_share=0.2, crowded_share=0.9, crowded=("position", "position", "counting"))
+    )
+    assert crowded["colors"] / 4000 == pytest.approx(0.8 * 0.1 / 2, abs=0.02)
+    assert crowded["position"] / 4000 == pytest.approx(0.8 * 0.9 * 2 / 3, abs=0.03)
+    assert crowded["two_object"] == 0
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
@@ -171,8 +180,8 @@ def test_the_loss_is_zero_for_the_true_velocity() -> None:
     """(10): with a single image x0, v(x_t, t) = (x_t - x0) / t."""
     x0, ids = batch(TINY, 0)
     exact = lambda x, t, ids: (x - x0) / t[:, None, None, None]  # noqa: E731
-    assert flow_matching_loss(exact, x0, ids, seed=0).item() < 1e-8
-    assert flow_matching_loss(lambda x, t, ids: x * 0, x0, ids, seed=0).item() > 1
+    assert flow_matching_loss(exact, x0, ids, seed=0, stage=Stage()).item() < 1e-8
+    assert flow_matching_loss(lambda x, t, ids: x * 0, x0, ids, seed=0, stage=Stage()).item() > 1
 
 
 def test_muon_moves_singular_values_to_one() -> None:

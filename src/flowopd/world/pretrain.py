@@ -26,7 +26,7 @@ from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.grammar import COMPOSE, word
 from flowopd.world.muon import Muon
 from flowopd.world.network import WorldNetwork, fresh_network, to_latents
-from flowopd.world.recipe import PretrainConfig, learning_rate
+from flowopd.world.recipe import PretrainConfig, Stage, learning_rate
 from flowopd.world.render import render
 from flowopd.world.text_encoder import token_ids
 
@@ -34,22 +34,23 @@ log = logging.getLogger(__name__)
 
 
 ONE_OBJECT = (COMPOSE["single_object"], COMPOSE["colors"])
-SEVERAL_OBJECTS = tuple(draw for draw in COMPOSE.values() if draw not in ONE_OBJECT)
 
 
-def training_record(config: PretrainConfig, step: int, rng: np.random.Generator) -> PromptRecord:
-    if rng.random() < config.text_share:
+def training_record(stage: Stage, rng: np.random.Generator) -> PromptRecord:
+    if rng.random() < stage.text_share:
         return word(rng)
     draws = tuple(COMPOSE.values())
-    if step >= config.crowded_after:
-        draws = SEVERAL_OBJECTS if rng.random() < config.crowded_share else ONE_OBJECT
+    if stage.crowded_share is not None:
+        crowded = tuple(COMPOSE[tag] for tag in stage.crowded)
+        draws = crowded if rng.random() < stage.crowded_share else ONE_OBJECT
     return draws[rng.integers(len(draws))](rng)
 
 
 def batch(config: PretrainConfig, step: int) -> tuple[Tensor, Tensor]:
     """Latents [B, 48, 8, 8] and token ids [B, 8] of one step."""
     rng = np.random.default_rng([config.seed, step])
-    records = [training_record(config, step, rng) for _ in range(config.batch_size)]
+    stage = config.stage(step)
+    records = [training_record(stage, rng) for _ in range(config.batch_size)]
     images = np.stack([render(record, rng) for record in records])
     dropped = rng.random(config.batch_size) < config.caption_dropout
     prompts = ["" if drop else r.prompt for r, drop in zip(records, dropped, strict=True)]
@@ -62,11 +63,12 @@ def flow_matching_loss(
     ids: Tensor,
     *,
     seed: int,
-    shift: float = 1.0,
+    stage: Stage,
 ) -> Tensor:
-    """(10) at logit-normal t, shifted: the mean squared error of the velocity against x1 - x0."""
+    """(10) at logit-normal t: the mean squared error of the velocity against x1 - x0."""
     noise = torch.Generator().manual_seed(seed)
-    t = torch.sigmoid(torch.randn(len(x0), generator=noise) + math.log(shift))
+    logit = stage.spread * torch.randn(len(x0), generator=noise) + math.log(stage.shift)
+    t = torch.sigmoid(logit)
     x1 = torch.randn(x0.shape, generator=noise)
     t_B111 = t[:, None, None, None]
     error = velocity((1 - t_B111) * x0 + t_B111 * x1, t, ids) - (x1 - x0)
@@ -148,7 +150,7 @@ def train(run: Pretraining, folder: Path) -> Iterator[float]:
                 group["lr"] = rate
         x0, ids = batch(config, run.step)
         seed = config.seed * 1_000_003 + run.step
-        loss = flow_matching_loss(velocity, x0, ids, seed=seed, shift=config.shift_at(run.step))
+        loss = flow_matching_loss(velocity, x0, ids, seed=seed, stage=config.stage(run.step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
         for optimizer in run.optimizers:

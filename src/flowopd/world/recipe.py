@@ -1,8 +1,55 @@
 """The recipe of the base model."""
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from flowopd.config import Config
+from flowopd.world.grammar import TAGS
+
+CROWDED = ("two_object", "counting", "position", "color_attr")
+
+
+class Stage(Config):
+    """What is trained on from a step onwards.
+
+    The noise level's logit is drawn from N(log shift, spread^2).
+    """
+
+    start: int = Field(0, ge=0)
+    shift: float = Field(1.0, gt=0, allow_inf_nan=False)
+    spread: float = Field(1.0, gt=0, allow_inf_nan=False)
+    text_share: float = Field(0.25, ge=0, le=1)
+    crowded_share: float | None = Field(None, ge=0, le=1)
+    """The share of scenes that have several objects; null: every tag comes equally often."""
+    crowded: tuple[str, ...] = CROWDED
+    """The tags of such scenes; one that is named twice comes twice as often."""
+
+    @field_validator("crowded")
+    @classmethod
+    def _known_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if not tags or set(tags) - set(TAGS):
+            raise ValueError(f"it should name tags out of {', '.join(TAGS)}")
+        return tags
+
+
+# Details are learned first, at middling noise. Where things stand is decided at high noise, so that
+# is where training goes next; then to scenes of several objects, and last to relations and colours,
+# over a wide range of noise that keeps the details.
+STAGES = (
+    Stage(),
+    Stage(start=4_000, shift=3.0),
+    Stage(start=6_000, shift=3.0, crowded_share=0.9),
+    Stage(
+        start=8_000,
+        shift=4.0,
+        spread=1.5,
+        text_share=0.12,
+        crowded_share=0.9,
+        crowded=(*CROWDED, "position", "color_attr"),
+    ),
+)
 
 
 class PretrainConfig(Config):
@@ -14,11 +61,7 @@ class PretrainConfig(Config):
     muon: bool = True  # Muon for the transformer's matrices, AdamW for the rest
     warmup: int = Field(200, ge=0)
     decay: float = Field(0.25, ge=0, le=1)  # the last share of the steps, over which the rate falls
-    shift: float = Field(3.0, gt=0)  # moves training to high noise, where the layout is decided
-    shift_after: int = Field(4_000, ge=0)  # details first: up to this step there is no shift
-    crowded_share: float = Field(0.9, ge=0, le=1)  # of the scenes: those of several objects
-    crowded_after: int = Field(6_000, ge=0)  # up to this step every tag comes equally often
-    text_share: float = Field(0.25, ge=0, le=1)
+    stages: tuple[Stage, ...] = STAGES
     caption_dropout: float = Field(0.1, ge=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
     seed: int = Field(0, ge=0)
@@ -26,12 +69,24 @@ class PretrainConfig(Config):
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
 
-    def shift_at(self, step: int) -> float:
-        return self.shift if step >= self.shift_after else 1.0
+    @model_validator(mode="after")
+    def _stages_follow_each_other(self) -> Self:
+        starts = [stage.start for stage in self.stages]
+        if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
+            raise ValueError("stages should begin at step 0, each later than the one before")
+        return self
+
+    def stage(self, step: int) -> Stage:
+        return current(self.stages, step)
 
     @property
     def decay_start(self) -> int:
         return round(self.steps * (1 - self.decay))
+
+
+def current(stages: Sequence[Stage], step: int) -> Stage:
+    """The last stage that has begun."""
+    return [stage for stage in stages if stage.start <= step][-1]
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
