@@ -12,6 +12,7 @@ CELL = 192  # pixels of a picture's side on the sheet, about
 GAP = 12
 FONT_SIZE = 14
 CAPTION_LINES = 3
+FRAME = (205, 205, 205)
 PAPER, INK = (255, 255, 255), (20, 20, 20)
 
 
@@ -46,6 +47,7 @@ def contact_sheet(
         left = GAP + column * (layout.width + GAP)
         top = GAP + row * (layout.height + layout.caption + 2 * GAP)
         sheet.paste(cell, (left, top))
+        draw.rectangle((left - 1, top - 1, left + cell.width, top + cell.height), outline=FRAME)
         for number, words in enumerate(text):
             draw.text((left, top + layout.height + 4 + number * line), words, INK, font)
     return sheet

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from flowopd.world.network import WorldNetwork
 
 
+CHUNK = 16
+
+
 class WorldConfig(ModelConfig):
     """The base that ships with the package, or one made by `flowopd world pretrain`."""
 
@@ -94,10 +97,27 @@ class WorldModel:
         return PromptEmbeds(*self.text_encoder(token_ids(prompts)))
 
     def velocity(self, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
+        """In chunks of one size, the last one padded: matrix kernels round by the batch's size.
+
+        So a picture is the same to the bit whatever batch it is drawn in.
+        """
+        sizes = [len(part) for part in x.split(CHUNK)]
+        pad = -len(x) % CHUNK
+        parts = zip(
+            *(
+                nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, pad)).split(CHUNK)
+                for tensor in (x.float(), t, prompts.sequence, prompts.pooled)
+            ),
+            strict=True,
+        )
+        done = [self._chunk(*part)[:size] for size, part in zip(sizes, parts, strict=True)]
+        return torch.cat(done)
+
+    def _chunk(self, x: Tensor, t: Tensor, sequence: Tensor, pooled: Tensor) -> Tensor:
         velocity: Tensor = self.transformer(
-            hidden_states=x.float(),
-            encoder_hidden_states=prompts.sequence,
-            pooled_projections=prompts.pooled,
+            hidden_states=x,
+            encoder_hidden_states=sequence,
+            pooled_projections=pooled,
             timestep=t * 1000,
             return_dict=False,
         )[0]
