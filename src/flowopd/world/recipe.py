@@ -17,11 +17,11 @@ class Stage(Config):
     The noise level's logit is drawn from N(log shift, spread^2).
     """
 
-    start: int = Field(0, ge=0)
-    shift: float = Field(1.0, gt=0, allow_inf_nan=False)
-    spread: float = Field(1.0, gt=0, allow_inf_nan=False)
-    text_share: float = Field(0.25, ge=0, le=1)
-    crowded_share: float | None = Field(None, ge=0, le=1)
+    start: int = Field(default=0, ge=0)
+    shift: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    spread: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    text_share: float = Field(default=0.25, ge=0, le=1)
+    crowded_share: float | None = Field(default=None, ge=0, le=1)
     """The share of scenes that have several objects; null: every tag comes equally often."""
     crowded: tuple[str, ...] = CROWDED
     """The tags of such scenes; one that is named twice comes twice as often."""
