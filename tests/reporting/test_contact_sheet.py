@@ -3,7 +3,14 @@ import pytest
 from PIL import Image, ImageFont
 
 from flowopd.errors import FlowOPDError
-from flowopd.reporting.contact_sheet import CAPTION_LINES, CELL, FONT_SIZE, contact_sheet, wrap
+from flowopd.reporting.contact_sheet import (
+    CAPTION_LINES,
+    CELL,
+    FONT_SIZE,
+    FRAME,
+    contact_sheet,
+    wrap,
+)
 
 
 def test_small_pictures_are_enlarged_with_hard_pixels() -> None:
@@ -18,7 +25,8 @@ def test_small_pictures_are_enlarged_with_hard_pixels() -> None:
 def test_captions_are_drawn_below() -> None:
     black = Image.new("RGB", (32, 32))
     sheet = np.asarray(contact_sheet([black] * 2, ["a red circle", ""], columns=2))
-    below = sheet[12 + CELL :]
+    assert (sheet[12 + CELL, 12 : 12 + CELL] == FRAME).all()
+    below = sheet[12 + CELL + 1 :]
     left, right = np.split(below, [12 + CELL + 6], axis=1)
     assert (left < 128).any()
     assert (right == 255).all()
