@@ -41,16 +41,17 @@ def test_the_skeleton_is_the_transformer_without_weights(model: VelocityModel) -
 
 
 @pytest.mark.parametrize(
-    ("reader", "low", "high"), [(ComposeReader(), 0.35, 0.75), (TextReader(), 0.25, 0.70)]
+    ("reader", "seeds", "low", "high"),
+    [(ComposeReader(), range(512), 0.35, 0.75), (TextReader(), range(512, 1024), 0.25, 0.70)],
 )
 def test_the_base_is_alive_and_leaves_room(
-    model: VelocityModel, reader, low: float, high: float
+    model: VelocityModel, reader, seeds: range, low: float, high: float
 ) -> None:
-    """512 fixed prompts, 10 ODE steps, no guidance: strict scores, and every tag above 0.15."""
+    """Prompts and seeds of recipes/world/eval.yaml: strict scores, and every tag above 0.15."""
     metric = reader.metrics[0].name
     records = evaluation_prompts(metric, 512, seed=0)
     prompts = [record.prompt for record in records]
-    images = np.concatenate(list(generate(model, prompts, range(512), TEN_STEPS, batch_size=64)))
+    images = np.concatenate(list(generate(model, prompts, seeds, TEN_STEPS, batch_size=64)))
     by_tag = defaultdict(list)
     for score, record in zip(reader.score(images, records), records, strict=True):
         by_tag[record.tag].append(score.values[metric])
