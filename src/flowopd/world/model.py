@@ -101,6 +101,8 @@ class WorldModel:
 
         So a picture is the same to the bit whatever batch it is drawn in.
         """
+        from flowopd.world.network import run_transformer
+
         sizes = [len(part) for part in x.split(CHUNK)]
         pad = -len(x) % CHUNK
         parts = zip(
@@ -110,18 +112,11 @@ class WorldModel:
             ),
             strict=True,
         )
-        done = [self._chunk(*part)[:size] for size, part in zip(sizes, parts, strict=True)]
+        done = [
+            run_transformer(self.transformer, *part)[:size]
+            for size, part in zip(sizes, parts, strict=True)
+        ]
         return torch.cat(done)
-
-    def _chunk(self, x: Tensor, t: Tensor, sequence: Tensor, pooled: Tensor) -> Tensor:
-        velocity: Tensor = self.transformer(
-            hidden_states=x,
-            encoder_hidden_states=sequence,
-            pooled_projections=pooled,
-            timestep=t * 1000,
-            return_dict=False,
-        )[0]
-        return velocity
 
     def decode(self, latents: Tensor) -> Tensor:
         from flowopd.world.network import to_images

@@ -6,6 +6,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
+from flowopd.flow.schedule import TRAINING_LEVELS
 from flowopd.world.palette import CANVAS
 from flowopd.world.text_encoder import WIDTH, TextEncoder
 
@@ -41,6 +42,20 @@ def to_images(latents: Tensor) -> Tensor:
     return (nn.functional.pixel_shuffle(latents, PATCH) / 2 + 0.5).clamp(0, 1)
 
 
+def run_transformer(
+    transformer: nn.Module, x: Tensor, t: Tensor, sequence: Tensor, pooled: Tensor
+) -> Tensor:
+    """The velocity at x [B, 48, 8, 8], t [B] in [0, 1], for embedded prompts."""
+    velocity: Tensor = transformer(
+        hidden_states=x,
+        encoder_hidden_states=sequence,
+        pooled_projections=pooled,
+        timestep=t * TRAINING_LEVELS,
+        return_dict=False,
+    )[0]
+    return velocity
+
+
 class WorldNetwork(nn.Module):
     """What pre-training trains: both parts in one module, so that they have one state dict."""
 
@@ -52,14 +67,7 @@ class WorldNetwork(nn.Module):
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         """The velocity at x [B, 48, 8, 8], t [B] in [0, 1], for token ids [B, 8]."""
         sequence, pooled = self.text_encoder(ids)
-        velocity: Tensor = self.transformer(
-            hidden_states=x,
-            encoder_hidden_states=sequence,
-            pooled_projections=pooled,
-            timestep=t * 1000,
-            return_dict=False,
-        )[0]
-        return velocity
+        return run_transformer(self.transformer, x, t, sequence, pooled)
 
 
 def fresh_network(seed: int) -> WorldNetwork:

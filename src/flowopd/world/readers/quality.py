@@ -68,15 +68,14 @@ class QualityReader:
         ink = cells(unmixed)
         scores = []
         for i in range(len(images)):
-            specks = sum(blob.area < smallest(blob) for blob in blobs(unmixed, i, PAINTS))
+            is_speck = [blob.area < smallest(blob) for blob in blobs(unmixed, i, PAINTS)]
             parts = {
                 "off_palette": OFF_PALETTE * float(off_palette[i]),
                 "haze": HAZE * float(stains[i]),
-                "specks": SPECKS * specks,
+                "specks": SPECKS * sum(is_speck),
                 "ragged": RAGGED * raggedness(unmixed, i, ink[i]),
             }
-            empty = all(blob.area < smallest(blob) for blob in blobs(unmixed, i, PAINTS))
-            value = 1.0 if empty else 1 + 4 * float(np.exp(-sum(parts.values())))
+            value = 1.0 if all(is_speck) else 1 + 4 * float(np.exp(-sum(parts.values())))
             scores.append(
                 Scores({"quality": value}, detail={k: round(v, 4) for k, v in parts.items()})
             )
