@@ -10,8 +10,8 @@ demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/flowopd doctor
 	$(BIN)/flowopd sample recipes/world/sample.yaml --out $(DEMO)/sample
-	$(BIN)/flowopd eval recipes/world/eval.yaml --out $(DEMO)/eval
-	@echo "Look at $(DEMO)/sample/contact_sheet.png and $(DEMO)/eval/table.md."
+	$(BIN)/flowopd run recipes/world/demo.yaml --jobs 2 --out $(DEMO)/study
+	@echo "Open $(DEMO)/study/report.html in a browser; $(DEMO)/sample/contact_sheet.png is the base."
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n auto

@@ -10,7 +10,11 @@ from typer.core import TyperGroup
 from flowopd import __version__, plugins
 from flowopd.commands.doctor import doctor
 from flowopd.commands.eval import evaluate
+from flowopd.commands.merge import merge
+from flowopd.commands.report import report
+from flowopd.commands.run import run
 from flowopd.commands.sample import sample
+from flowopd.commands.status import status
 from flowopd.errors import FlowOPDError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -83,6 +87,10 @@ def options(
 
 app.command("sample")(sample)
 app.command("eval")(evaluate)
+app.command("merge")(merge)
+app.command("report")(report)
+app.command("run")(run)
+app.command("status")(status)
 app.command("doctor")(doctor)
 
 

@@ -3,10 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from flowopd.errors import FlowOPDError
@@ -17,7 +24,9 @@ Keys = tuple[str | int, ...]
 class Config(BaseModel):
     """The base of every configuration: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     shorthands: ClassVar[Mapping[str, Callable[[str], dict[str, Any]]]] = {}
     """Keys whose value may be a short name, and the keys and values that a name stands for."""
@@ -31,6 +40,14 @@ class Config(BaseModel):
             raise ValueError("it should be a number")
         return value
 
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return path if folder is None else Path(folder) / path
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path that is relative to the configuration file in which it stands."""
 
 C = TypeVar("C", bound=Config)
 

@@ -16,7 +16,7 @@ PACKAGES = (
     "scipy",
     "pillow",
 )
-OPTIONAL = ("onnxruntime", "rapidocr", "matplotlib", "fastapi", "xformers", "flash-attn")
+OPTIONAL = ("tensorboard", "wandb", "onnxruntime", "rapidocr", "fastapi", "xformers", "flash-attn")
 
 
 def versions() -> dict[str, str]:

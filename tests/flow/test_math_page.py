@@ -33,6 +33,15 @@ def test_equations_one_to_six_are_there_and_cited_by_the_code():
         assert rf"\tag{{{number}}}" in page
 
 
+def test_equations_of_learning_are_there_and_cited_by_the_losses():
+    page = PAGE.read_text(encoding="utf-8")
+    source = PAGE.parents[1] / "src" / "flowopd" / "algorithms"
+    found = " ".join(text for file in source.glob("*.py") for text in docstrings(file))
+    for number in (7, 8, 9, 10, 13, 14, 16, 17):
+        assert f"({number})" in found
+        assert rf"\tag{{{number}}}" in page
+
+
 def docstrings(file: Path) -> list[str]:
     """Those of a module's functions and classes, not its own."""
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -7,34 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
+from pydantic import Field, StringConstraints
 
 from flowopd import plugins
-from flowopd.config import Config
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
 from flowopd.rewards.scorer import ChecksRecords, Scorer, applies
-from flowopd.tasks.prompts import PromptRecord, read_prompts, take
+from flowopd.tasks.prompt_set import PromptSet, read_set
+from flowopd.tasks.prompts import PromptRecord
 
 BASE = "base"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    folder = (info.context or {}).get("folder")
-    return path if folder is None else Path(folder) / path
-
-
-class PromptSet(Config):
-    """A prompt file; a relative path is relative to the protocol file."""
-
-    path: Annotated[Path, AfterValidator(_beside_the_file)]
-    task: str = ""
-    limit: int | None = Field(None, ge=1)
-    images_per_prompt: int | None = Field(None, ge=1)
-    """None: as the protocol says for all."""
 
 
 class EvalConfig(SamplingConfig):
@@ -76,7 +61,7 @@ class Job:
 
 def read_job(config: EvalConfig) -> Job:
     """Read the prompt files and start the scorers."""
-    sets = [_records(prompts, config.limit) for prompts in config.prompts]
+    sets = [read_set(prompts, config.limit) for prompts in config.prompts]
     records = [record for found in sets for record in found]
     counts = [
         prompts.images_per_prompt or config.images_per_prompt
@@ -92,11 +77,6 @@ def read_job(config: EvalConfig) -> Job:
 def reads(scorer: Scorer, record: PromptRecord, count: int) -> bool:
     """Whether the scorer scores a record that has ``count`` images."""
     return applies(scorer, record) and (count > 1 or not scorer.grouped)
-
-
-def _records(prompts: PromptSet, limit: int | None) -> list[PromptRecord]:
-    limits = [number for number in (prompts.limit, limit) if number is not None]
-    return take(read_prompts(prompts.path, prompts.task), min(limits, default=None))
 
 
 def _check_scorers(names: Sequence[str], job: Job) -> None:

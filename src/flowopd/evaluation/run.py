@@ -57,8 +57,8 @@ class Plan:
     adapters: Adapters
 
 
-def prepare(config: EvalConfig) -> Plan:
-    """Refuse what cannot be evaluated. Reads no weights and writes nothing."""
+def check_protocol(config: EvalConfig) -> Job:
+    """Read the prompts and start the scorers, if the model knows them and each other."""
     config.model.check()
     if BASE in config.adapters:
         raise FlowOPDError(
@@ -67,6 +67,15 @@ def prepare(config: EvalConfig) -> Plan:
     job = read_job(config)
     prompts = [record.prompt for record in job.records]
     config.model.check_pictures(prompts, config.height, config.width)
+    return job
+
+
+def prepare(config: EvalConfig, *, job: Job | None = None) -> Plan:
+    """Refuse what cannot be evaluated. Reads no weights and writes nothing.
+
+    `job` is what `check_protocol` gave for the same protocol, when several rows share it.
+    """
+    job = job or check_protocol(config)
     adapters = check_adapters(config.model, config.adapters)
     read_results(config.out / RESULTS, job.hash)
     for name in (BASE, *config.adapters):
@@ -75,8 +84,11 @@ def prepare(config: EvalConfig) -> Plan:
     return Plan(config, job, adapters)
 
 
-def evaluate(plan: Plan) -> list[Row]:
-    """Generate, score and write the base's row and one for each adapter; all rows there are."""
+def evaluate(plan: Plan, *, base: bool = True) -> list[Row]:
+    """Generate, score and write the base's row (if wanted) and one for each adapter.
+
+    All rows that the results file then has.
+    """
     config, job = plan.config, plan.job
     make_writable(config.out / SCORES)
     with opened(config.model) as model:
@@ -84,7 +96,7 @@ def evaluate(plan: Plan) -> list[Row]:
         switch = Switch(model, plan.adapters)
         prompts = [record.prompt for record in job.records]
         encode = through_cache(config.text_cache, model, prompts)
-        for name in (None, *plan.adapters.files):
+        for name in (*([None] if base else []), *plan.adapters.files):
             with switch.using(name):
                 row = RowRun(plan, model, name, encode).finish()
             rows = merge_rows(rows, row)

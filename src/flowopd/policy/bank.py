@@ -148,6 +148,12 @@ class AdapterBank:
                 tensor.uniform_(-bound, bound, generator=generator)
         return self._add(name, role, settings, tensors)
 
+    def copy(self, name: str, source: str, role: Role) -> AdapterInfo:
+        """A new adapter with the settings and the present values of another."""
+        self._require_free(name, role)
+        tensors = {key: tensor.clone() for key, tensor in self.state_dict(source).items()}
+        return self._add(name, role, self._find(source).info.config, tensors)
+
     def load(self, name: str, folder: str | Path, role: Role) -> AdapterInfo:
         """An adapter in PEFT's or diffusers' format, if every key has its place."""
         self._require_free(name, role)

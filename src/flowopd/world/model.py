@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flowopd.world.network import WorldNetwork
 
 
-CHUNK = 16
+CHUNK = 32
 
 
 class WorldConfig(ModelConfig):

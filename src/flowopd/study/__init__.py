@@ -1,0 +1,1 @@
+"""Studies: stages that stand on each other, done once, resumed where they were stopped."""

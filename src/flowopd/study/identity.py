@@ -1,0 +1,88 @@
+"""What tells one stage from another: its settings, and the content of all that they refer to."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowopd import plugins
+from flowopd.errors import FlowOPDError
+from flowopd.evaluation.run import HOUSEKEEPING as MODEL_HOUSEKEEPING
+from flowopd.files import sha256
+from flowopd.policy.adapter_files import read_adapter
+from flowopd.policy.protocol import ModelConfig
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+class Contents:
+    """The content of files and adapters by path; each is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, Any] = {}
+
+    def of(self, path: Path) -> Any:
+        if path not in self._known:
+            self._known[path] = self._read(path)
+        return self._known[path]
+
+    def _read(self, path: Path) -> Any:
+        if not path.exists():
+            raise FlowOPDError(f"There is no file {path}.")
+        if path.is_file() and path.suffix not in WEIGHTS:
+            return {"sha256": sha256(path)}
+        adapter = read_adapter(path)
+        return {"adapter": adapter.sha256, "settings": adapter.config.to_config()}
+
+
+def identity(kind: str, covers: Any, made: Mapping[Path, str], contents: Contents) -> str:
+    """SHA-256 of plain data in which every path stands for what is there.
+
+    ``made`` are the adapters of other stages, with those stages' identities. The order of keys
+    counts: batches are filled, and sums are rounded, in the order of tasks and terms.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return {"stage": made[value]} if value in made else contents.of(value)
+        if isinstance(value, Mapping):
+            if any(isinstance(key, Path) for key in value):
+                return [[plain(key), plain(one)] for key, one in value.items()]
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return value
+
+    text = json.dumps([kind, plain(covers)], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """By the fingerprint of the weights; by its name where that is only known once fetched."""
+    fingerprint = model.fingerprint()
+    if fingerprint is None:
+        return model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING - {"path"})
+    return {"fingerprint": fingerprint} | model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
+
+
+class Scorers:
+    """Scorers by name, each started once; for what is to be known of them beforehand."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        if name not in self._started:
+            self._started[name] = plugins.load_scorer(name)
+        return self._started[name]
+
+    def metrics(self, name: str) -> list[str]:
+        return [metric.name for metric in self.get(name).metrics]
+
+    def identity(self, name: str) -> dict[str, Any]:
+        """A plug-in by its version, a file by its content."""
+        path = Path(name.rpartition(":")[0])
+        if path.suffix == ".py":
+            return {"name": name.rpartition(":")[2], "file": path}
+        return {"name": name, "version": self.get(name).version}

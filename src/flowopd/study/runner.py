@@ -1,0 +1,115 @@
+"""Doing stages in this process, one after the other."""
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from flowopd.errors import FlowOPDError
+from flowopd.study.locks import LOCKS, locked
+from flowopd.study.plan import Plan, Stage
+from flowopd.study.records import State, claim, finish, look, verify
+from flowopd.training.interrupt import Interrupted
+from flowopd.training.ranks import Ranks
+
+Failures = dict[str, str]
+"""Why stages were not done, by name."""
+
+
+class Alone:
+    """One process, which has nobody to wait for."""
+
+    main = True
+
+    def wait(self) -> None:
+        """Everybody is here."""
+
+
+Team = Ranks | Alone
+"""The processes that a launcher started, or this one: all do the same stages in the same order."""
+
+
+def processes() -> int:
+    """How many processes `accelerate launch` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def team() -> Team:
+    return Ranks() if processes() > 1 else Alone()
+
+
+def do_all(plan: Plan, todo: Sequence[Stage], team: Team) -> Failures:
+    """Every stage; one that fails stops those that stand on it, and no others."""
+    failures: Failures = {}
+    for stage in todo:
+        reason = blocked(stage, failures)
+        if not reason:
+            say(f"{stage.name}: started")
+            try:
+                do(stage, plan, team)
+            except Interrupted:
+                raise
+            except FlowOPDError as error:
+                if processes() > 1:
+                    raise
+                reason = str(error)
+            _free_device()
+        if reason:
+            failures[stage.name] = reason
+        say(f"{stage.name}: {f'failed: {reason}' if reason else took(stage)}")
+    return failures
+
+
+def do(stage: Stage, plan: Plan, team: Team) -> None:
+    """One stage, unless it is done by now."""
+    kind = plan.kind(stage)
+    lock = locked(plan.folder / LOCKS / stage.name, f"The stage {stage.name!r}")
+    with lock if team.main else nullcontext():
+        team.wait()
+        done = look(stage).state is State.DONE
+        team.wait()  # nobody may look any more when the main process begins to write
+        if done:
+            return
+        if team.main:
+            for need in stage.needs:
+                verify(plan.stages[need])
+            claim(stage, plan)
+        team.wait()
+        made = kind.run(stage.config, stage.folder) if team.main or kind.everywhere else None
+        if team.main and made is not None:
+            finish(stage, plan, made)
+        team.wait()
+
+
+def blocked(stage: Stage, failures: Failures) -> str:
+    """Why a stage cannot be done after what failed; empty if it can."""
+    broken = [need for need in stage.needs if need in failures]
+    return f"it stands on {broken[0]}, which failed" if broken else ""
+
+
+def _free_device() -> None:
+    """Networks refer to themselves, and hold a device's memory until Python looks for such."""
+    import torch
+
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def took(stage: Stage) -> str:
+    made = look(stage).made
+    if made is None:
+        return "done"
+    images = f"{made.images:,} images in " if made.images else ""
+    return f"done: {images}{made.seconds:,.1f} s"
+
+
+def say(text: str) -> None:
+    if is_main():
+        print(text, file=sys.stderr, flush=True)

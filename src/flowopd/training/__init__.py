@@ -1,0 +1,1 @@
+"""One trainer for every algorithm, its checkpoints and its records."""

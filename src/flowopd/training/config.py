@@ -1,0 +1,163 @@
+"""The configuration of one training run."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from flowopd.algorithms.settings import ALGORITHMS, AlgorithmConfig
+from flowopd.config import Config, FilePath, build
+from flowopd.errors import FlowOPDError
+from flowopd.models import ModelField, model_keys
+from flowopd.policy.generate import SamplingConfig
+from flowopd.rewards.reward import RewardTerm
+from flowopd.tasks.prompt_set import PromptSet
+
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+HOUSEKEEPING = ("checkpoint", "probe", "trackers", "text_cache", "interference_every")
+"""Keys that change what is recorded and kept, but not the adapter that is trained."""
+
+
+class TaskConfig(Config):
+    """A task binds prompts to a reward, a teacher and a share of the batch."""
+
+    prompts: list[PromptSet] = Field(min_length=1)
+    reward: dict[str, RewardTerm] = Field(default_factory=dict)
+    """Metrics of the scorers, with weights: the reward is their weighted sum."""
+    teacher: FilePath | None = None
+    teacher_guidance: float | None = Field(None, ge=0)
+    """null: the guidance of the rollouts."""
+    share: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _short_prompts(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        return [{"path": one} if isinstance(one, str | Path) else one for one in listed]
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _short_reward(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        number = (int, float)
+        return {k: {"weight": v} if isinstance(v, number) else v for k, v in value.items()}
+
+
+class StudentConfig(Config):
+    """The LoRA that is trained, where it does not start from another."""
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0)
+    targets: list[str] | Literal["all-linear"] | None = None
+    """null: the model's own choice."""
+
+
+class RolloutConfig(SamplingConfig):
+    """How trajectories are drawn in training."""
+
+    steps: int = Field(10, ge=2)
+    sampler: Literal["ode", "flow_sde", "cps"] = "flow_sde"
+    same_noise: bool = False
+    """One initial noise for all pictures of a group."""
+
+
+class BatchConfig(Config):
+    """Global quantities: what one update is made from, on however many devices."""
+
+    prompts: int = Field(ge=1)
+    images_per_prompt: int = Field(1, ge=1)
+    """The size of a group."""
+    micro: int = Field(16, ge=1)
+    """Pictures that go through the network at once."""
+    mixing: Literal["mixed", "alternating"] = "mixed"
+    """Several tasks in an update, or one task an update in turn."""
+    shares: Literal["fixed", "adaptive"] = "fixed"
+    """adaptive: tasks whose divergence has fallen least get more of the batch."""
+
+
+class OptimizerConfig(Config):
+    """AdamW."""
+
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    warmup: int = Field(0, ge=0)
+    decay: Literal["none", "cosine"] = "none"
+
+
+class EmaConfig(Config):
+    decay: float = Field(0.9, ge=0, lt=1)
+    every: int = Field(8, ge=1)
+
+
+class CheckpointConfig(Config):
+    every: int = Field(25, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class ProbeConfig(Config):
+    """Pictures of fixed prompts and seeds, drawn and scored now and then: curves and panels."""
+
+    every: int = Field(ge=1)
+    prompts: list[PromptSet] = Field(min_length=1)
+    scorers: list[str] = Field(min_length=1)
+    limit: int | None = Field(None, ge=1)
+    seed: int = Field(1_000_000, ge=0)
+    sampling: SamplingConfig
+    panel: int = Field(24, ge=0)
+    """How many of the pictures go on the panel."""
+
+
+class TrainConfig(Config):
+    """Everything that a run depends on."""
+
+    shorthands = {"model": model_keys}  # noqa: RUF012
+
+    model: ModelField
+    seed: int = Field(0, ge=0)
+    scorers: list[str] = Field(default_factory=list)
+    tasks: dict[TaskName, TaskConfig] = Field(min_length=1)
+    algorithm: AlgorithmConfig
+    start: FilePath | None = None
+    """An adapter to go on from; its rank and targets are kept."""
+    student: StudentConfig = StudentConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    batch: BatchConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig | None = None
+    updates: int = Field(ge=1)
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    probe: ProbeConfig | None = None
+    interference_every: int | None = Field(None, ge=1)
+    """Log the cosine between the tasks' gradients every so many updates."""
+    trackers: list[str] = Field(default_factory=list)
+    """accelerate's trackers by name: tensorboard, wandb."""
+    text_cache: Path | None = None
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        """The settings of the algorithm that is named, checked key by key."""
+        known = ", ".join(ALGORITHMS)
+        if isinstance(value, AlgorithmConfig):
+            return value
+        if not isinstance(value, dict):
+            raise FlowOPDError(
+                f"The key 'algorithm' is {value!r}; it should be keys and values, with a name "
+                f"({known})."
+            )
+        name = value.get("name")
+        if not isinstance(name, str) or name not in ALGORITHMS:
+            raise FlowOPDError(f"The key 'algorithm.name' is {name!r}; it is one of {known}.")
+        return build(ALGORITHMS[name], value, prefix="algorithm", context=info.context)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        from flowopd.training.checks import check_combination
+
+        check_combination(self)
+        return self

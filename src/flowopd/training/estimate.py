@@ -1,0 +1,76 @@
+"""What a run will take, counted as the methods work, before anything is loaded."""
+
+from dataclasses import dataclass
+
+from flowopd.algorithms.settings import GRPOConfig, NFTConfig, OPDConfig, SFTConfig
+from flowopd.training.config import TrainConfig
+from flowopd.training.eligible import eligible_steps, noisy_steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Pictures, and samples through the network forwards and backwards; with guidance, twice."""
+
+    images: int
+    forwards: int
+    backwards: int
+
+
+def estimate(config: TrainConfig) -> Estimate:
+    """Of the whole run, without its probes.
+
+    At most: groups without spread are skipped, and a distillation's rollout ends after the last
+    step that it trains on.
+    """
+    algorithm, rollout = config.algorithm, config.rollout
+    size = config.batch.prompts * config.batch.images_per_prompt
+    twice = 1 if rollout.guidance == 1 else 2
+    rounds = config.updates // getattr(algorithm, "updates_per_rollout", 1)
+    samples, drawn = size * config.updates, size * rounds * rollout.steps * twice
+    if isinstance(algorithm, SFTConfig):
+        pictures = algorithm.images_per_task * len(config.tasks)
+        return Estimate(pictures, _pool(config) + samples, samples)
+    if isinstance(algorithm, NFTConfig):
+        trained = samples * algorithm.times
+        return Estimate(size * rounds, drawn + trained * (3 if algorithm.kl else 2), trained)
+    steps = algorithm.steps.count or len(eligible_steps(config))
+    trained = samples * steps * twice
+    if isinstance(algorithm, GRPOConfig):
+        return Estimate(size * rounds, drawn + trained * (2 if algorithm.kl else 1), trained)
+    whole = algorithm.loss == "mixed" or algorithm.log_reward
+    walked = rollout.steps if whole else max(eligible_steps(config)) + 1
+    drawn = size * rounds * walked * twice
+    return Estimate(size * rounds, drawn + _distilling(config, rounds, steps), trained)
+
+
+def _pool(config: TrainConfig) -> int:
+    """Forwards of the teachers' pictures."""
+    assert isinstance(config.algorithm, SFTConfig)
+    own = [task.teacher_guidance for task in config.tasks.values()]
+    guidances = [config.rollout.guidance if w is None else w for w in own]
+    each = config.algorithm.images_per_task * config.rollout.steps
+    return sum(each * (1 if w == 1 else 2) for w in guidances)
+
+
+def _distilling(config: TrainConfig, rounds: int, steps: int) -> int:
+    """Forwards beside the rollouts': the student's again, its teacher's, the anchor's."""
+    algorithm, rollout = config.algorithm, config.rollout
+    assert isinstance(algorithm, OPDConfig)
+    size = config.batch.prompts * config.batch.images_per_prompt
+
+    def cost(guidance: float | None) -> int:
+        return 1 if (rollout.guidance if guidance is None else guidance) == 1 else 2
+
+    shares = sum(task.share for task in config.tasks.values())
+    teacher = sum(
+        cost(task.teacher_guidance) * task.share / shares for task in config.tasks.values()
+    )
+    judged = steps
+    if algorithm.policy_gradient and algorithm.horizon == "trajectory":
+        judged = len(noisy_steps(config))
+    own = algorithm.student_guidance
+    again = 0 if algorithm.fused and own in (None, rollout.guidance) else cost(own)
+    anchor = algorithm.anchor
+    anchored = 0.0 if anchor is None else anchor.share * cost(anchor.guidance)
+    per_update = steps * (again + anchored)
+    return round(size * (rounds * judged * teacher + config.updates * per_update))

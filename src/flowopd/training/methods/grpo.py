@@ -1,0 +1,86 @@
+"""Flow-GRPO: one reward a task, several tasks at once being GRPO-Mix."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from flowopd.algorithms.distillation import weighted_divergence
+from flowopd.algorithms.settings import GRPOConfig
+from flowopd.algorithms.steps import choose_steps
+from flowopd.algorithms.surrogate import clipped_surrogate
+from flowopd.flow import kl_weight, mean_log_prob
+from flowopd.training.eligible import eligible_steps
+from flowopd.training.method import Batch, Context, Method, Part, Piece
+from flowopd.training.methods.stored import StoredPath, StoredStep, replay, store
+
+
+class GRPO(Method):
+    """Equations (7)-(9)."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        config = context.config.algorithm
+        assert isinstance(config, GRPOConfig)
+        self.config = config
+
+    def updates(self, batch: Batch) -> Iterator[Iterator[Piece]]:
+        chosen = choose_steps(
+            self.config.steps,
+            eligible_steps(self.context.config),
+            self.context.rng(1),
+            self.context.update,
+        )
+        sampler = self.sampler(chosen if self.config.steps.ode_elsewhere else None)
+        guidance = self.context.config.rollout.guidance
+        paths = [
+            store(
+                self,
+                part,
+                self.context.velocities.student(part.cond, guidance),
+                set(chosen),
+                sampler,
+            )
+            for part in batch.parts
+        ]
+        self.count_images(batch)
+        rewards = self.rewards(batch, [path.x0 for path in paths])
+        advantages = self.task_advantages(
+            batch, rewards, spread=self.config.spread, clip=self.config.advantage_clip
+        ).values
+        for _ in range(self.config.updates_per_rollout):
+            yield self._pieces(batch, paths, chosen, advantages)
+
+    def _pieces(
+        self,
+        batch: Batch,
+        paths: Sequence[StoredPath],
+        chosen: Mapping[int, float],
+        advantages: Tensor,
+    ) -> Iterator[Piece]:
+        for part, path in zip(batch.parts, paths, strict=True):
+            mine = advantages[part.places].to(self.context.model.device)
+            if not bool((mine != 0).any()) and not self.config.kl:
+                continue
+            for index, weight in chosen.items():
+                loss = self._loss(part, path.steps[index], mine)
+                yield Piece(part.task, weight * loss.sum() / batch.size)
+
+    def _loss(self, part: Part, step: StoredStep, advantages: Tensor) -> Tensor:
+        """(8) and (9) of each sample at one step."""
+        context, meter = self.context, self.context.meter
+        guidance = context.config.rollout.guidance
+        v, move = replay(context, step, context.velocities.student(part.cond, guidance))
+        assert step.log_prob is not None
+        surrogate = clipped_surrogate(
+            mean_log_prob(move, step.x_next), step.log_prob, advantages, clip=self.config.clip
+        )
+        meter.add("ratio", surrogate.ratio)
+        meter.add("ratio_spread", (surrogate.ratio - 1).abs())
+        meter.add("clip_share", surrogate.clipped)
+        loss = surrogate.loss
+        if self.config.kl:
+            base = context.velocities.frozen(None, part.cond, guidance)(step.x, step.t)
+            kl = weighted_divergence(v, base, kl_weight(step.transition, "kl"))
+            meter.add("base/divergence", kl.detach())
+            loss = loss + self.config.kl * kl
+        return loss

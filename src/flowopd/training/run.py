@@ -1,0 +1,246 @@
+"""One training run: every check without weights, then everything opened, then the trainer."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowopd import plugins
+from flowopd.algorithms.settings import NFTConfig, OPDConfig, SFTConfig
+from flowopd.errors import FlowOPDError
+from flowopd.evaluation.run import HOUSEKEEPING as MODEL_HOUSEKEEPING
+from flowopd.files import check_writable, make_writable, sha256
+from flowopd.models import opened
+from flowopd.policy.adapter_files import AdapterFiles, check_adapter
+from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.protocol import VelocityModel
+from flowopd.policy.text_cache import through_cache
+from flowopd.rewards.reward import RewardFunction
+from flowopd.tasks.prompt_set import read_set
+from flowopd.tasks.prompts import PromptRecord
+from flowopd.training.checks import anchor_path, check_self_teaching
+from flowopd.training.config import HOUSEKEEPING, TrainConfig
+from flowopd.training.method import Context
+from flowopd.training.probe import Probe
+from flowopd.training.ranks import Ranks
+from flowopd.training.record import check_trackers
+from flowopd.training.velocities import Velocities
+
+STUDENT, ADAPTER = "student", "adapter"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A run that has passed every check that needs no weights."""
+
+    config: TrainConfig
+    records: Mapping[str, Sequence[PromptRecord]]
+    reward: RewardFunction
+    probe: Probe | None
+    files: Mapping[Path, AdapterFiles]
+    """The adapters that the run reads, by the path that the configuration gives."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run took."""
+
+    images: int
+    forwards: int
+    seconds: float
+
+
+def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan:
+    """Refuse what cannot be trained. Adapters at `pending` paths are still to be made."""
+    config.model.check()
+    records = {
+        name: [record for entry in task.prompts for record in read_set(entry)]
+        for name, task in config.tasks.items()
+    }
+    rollout = config.rollout
+    for found in records.values():
+        prompts = [record.prompt for record in found]
+        config.model.check_pictures(prompts, rollout.height, rollout.width)
+    scorers = [plugins.load_scorer(name) for name in config.scorers]
+    reward = RewardFunction(scorers, {name: task.reward for name, task in config.tasks.items()})
+    for name, found in records.items():
+        reward.check(name, found)
+    check_trackers(config.trackers)
+    probe = Probe.read(config.probe) if config.probe else None
+    paths = [path for path in adapter_paths(config) if path not in set(pending)]
+    files = {}
+    if paths:
+        skeleton, fingerprint = config.model.skeleton(), config.model.fingerprint()
+        files = {path: check_adapter(path, skeleton, fingerprint) for path in paths}
+    check_self_teaching(config, lambda path: files[path].sha256 if path in files else str(path))
+    return TrainPlan(config, records, reward, probe, files)
+
+
+def adapter_paths(config: TrainConfig) -> list[Path]:
+    """Every adapter that the run reads, each once."""
+    anchor = anchor_path(config)
+    paths = [config.start, *(task.teacher for task in config.tasks.values())]
+    if anchor not in (None, "base"):
+        paths.append(Path(str(anchor)))
+    return list(dict.fromkeys(path for path in paths if path is not None))
+
+
+def train(plan: TrainPlan, folder: Path) -> Outcome:
+    """Train in `folder`, from the last checkpoint there if there is one."""
+    from flowopd.training.methods import METHODS
+    from flowopd.training.trainer import Trainer
+
+    config = plan.config
+    missing = [path for path in adapter_paths(config) if path not in plan.files]
+    if missing:
+        raise FlowOPDError(f"The adapter {missing[0]} is not there yet; make it first.")
+    check_writable(folder)
+    make_writable(folder)
+    ranks = Ranks()
+    if config.batch.prompts < ranks.count:
+        raise FlowOPDError(
+            f"batch.prompts is {config.batch.prompts}, fewer than the {ranks.count} processes; "
+            "each needs a prompt, so use more prompts or fewer processes."
+        )
+    with opened(config.model) as model:
+        bank = AdapterBank(
+            model.transformer,
+            base_name=model.name,
+            fingerprint=model.fingerprint,
+            settings=model.settings,
+        )
+        teachers, anchor = _fill_bank(plan, model, bank)
+        prompts = [record.prompt for found in plan.records.values() for record in found]
+        probed = [record.prompt for record in plan.probe.records] if plan.probe else []
+        encode = through_cache(config.text_cache, model, prompts + probed)
+        context = Context(
+            config=config,
+            model=model,
+            bank=bank,
+            velocities=Velocities(model, bank, encode),
+            reward=plan.reward,
+            ranks=ranks,
+            records=plan.records,
+            teachers=teachers,
+            anchor=anchor,
+            folder=folder,
+        )
+        method = METHODS[config.algorithm.name](context)
+        trainer = Trainer(context, method, plan.probe, recipe=recipe_hash(plan, model.fingerprint))
+        trainer.run()
+        if ranks.main:
+            _export(trainer, plan)
+        ranks.wait()
+    return Outcome(context.images, trainer.forwards(), trainer.seconds)
+
+
+def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
+    """Tells one run from another: settings, prompts, adapters and base."""
+    prompts = {
+        str(entry.path): sha256(entry.path)
+        for task in plan.config.tasks.values()
+        for entry in task.prompts
+    }
+    identity = json.dumps([portable(plan, prompts), fingerprint], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def portable(plan: TrainPlan, prompts: Mapping[str, str]) -> Any:
+    """The settings without housekeeping, files by what is in them: a run may be moved.
+
+    `prompts` says what to write for each prompt file.
+    """
+    config = plan.config.model_dump(mode="json", exclude=set(HOUSEKEEPING) | {"scorers"})
+    config["model"] = {k: v for k, v in config["model"].items() if k not in MODEL_HOUSEKEEPING}
+    config["scorers"] = plan.reward.scorers()
+    adapters = {str(path): files.sha256 for path, files in plan.files.items()}
+    return _replaced(config, adapters | dict(prompts))
+
+
+def _replaced(value: Any, known: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(one, known) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_replaced(one, known) for one in value]
+    return known.get(value, value) if isinstance(value, str) else value
+
+
+def _fill_bank(
+    plan: TrainPlan, model: VelocityModel, bank: AdapterBank
+) -> tuple[dict[str, str], str | None]:
+    """The student, then every teacher and the anchor, each file once."""
+    config = plan.config
+    if config.start is not None:
+        bank.load(STUDENT, plan.files[config.start].source, Role.STUDENT)
+    else:
+        student = config.student
+        bank.create(
+            STUDENT,
+            Role.STUDENT,
+            rank=student.rank,
+            alpha=student.alpha,
+            targets=student.targets or model.default_targets,
+            seed=config.seed,
+        )
+    names: dict[str, str] = {}
+    teachers = {}
+    for task, settings in config.tasks.items():
+        if settings.teacher is not None:
+            teachers[task] = _load(bank, plan, settings.teacher, names, Role.TEACHER)
+    anchor = anchor_path(config)
+    if anchor in (None, "base"):
+        return teachers, None
+    return teachers, _load(bank, plan, Path(str(anchor)), names, Role.ANCHOR)
+
+
+def _load(bank: AdapterBank, plan: TrainPlan, path: Path, names: dict[str, str], role: Role) -> str:
+    """What the bank calls the adapter: by its content, so that none is loaded twice."""
+    files = plan.files[path]
+    if files.sha256 not in names:
+        name = f"{role} {len(names) + 1}"
+        bank.load(name, files.source, role)
+        names[files.sha256] = name
+    return names[files.sha256]
+
+
+def _export(trainer: Any, plan: TrainPlan) -> None:
+    """The adapter, by its averages where there are any, with what it was made from."""
+    context, config = trainer.context, plan.config
+    tasks = {
+        name: {
+            "reward": {metric: term.weight for metric, term in task.reward.items()},
+            "teacher": plan.files[task.teacher].sha256 if task.teacher else None,
+        }
+        for name, task in config.tasks.items()
+    }
+    names = {
+        str(entry.path): entry.path.name for task in config.tasks.values() for entry in task.prompts
+    }
+    metadata = {
+        "algorithm": config.algorithm.name,
+        "guidance": trained_guidance(config),
+        "tasks": tasks,
+        "start": plan.files[config.start].sha256 if config.start else None,
+        "updates": context.update,
+        "images": context.images,
+        "recipe": portable(plan, names),
+    }
+    with trainer.averaged():
+        context.bank.save(
+            STUDENT,
+            context.folder / ADAPTER,
+            metadata=metadata,
+            lora_prefix=context.model.lora_prefix,
+        )
+
+
+def trained_guidance(config: TrainConfig) -> float:
+    """The guidance at which the adapter is meant to be sampled."""
+    algorithm = config.algorithm
+    if isinstance(algorithm, SFTConfig | NFTConfig):
+        return 1.0
+    if isinstance(algorithm, OPDConfig) and algorithm.student_guidance is not None:
+        return algorithm.student_guidance
+    return config.rollout.guidance

@@ -1,0 +1,330 @@
+"""The trainer: the same few lines for every algorithm."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowopd.errors import FlowOPDError
+from flowopd.policy.ema import EMA
+from flowopd.reporting.progress import progress
+from flowopd.tasks.batches import Batches
+from flowopd.training.checkpoint import Checkpoints, Saved
+from flowopd.training.config import TrainConfig
+from flowopd.training.gradients import TaskGradients, interference
+from flowopd.training.interrupt import Interrupted, asked_to_end
+from flowopd.training.method import Context, Method, Piece, make_batch, own_samples
+from flowopd.training.probe import Probe
+from flowopd.training.record import JsonLines, Trackers, rounded
+
+MOST_BROKEN = 3
+
+
+class Trainer:
+    """Trains the student of a bank until the configuration's number of updates is reached."""
+
+    def __init__(
+        self, context: Context, method: Method, probe: Probe | None, *, recipe: str
+    ) -> None:
+        config = context.config
+        self.context, self.method, self.probe = context, method, probe
+        self.batches = make_batches(config, method)
+        named = context.bank.trainable_parameters()
+        self.parameters = [parameter for _, parameter in named]
+        self.optimizer = make_optimizer(config, self.parameters)
+        self.ema = EMA(named, config.ema.decay, config.ema.every) if config.ema else None
+        self.checkpoints = Checkpoints(
+            context.folder / "checkpoints", recipe=recipe, keep=config.checkpoint.keep
+        )
+        self.seconds = 0.0
+        self.broken = 0
+        """Updates in a row that were skipped because a number was not finite."""
+
+    def run(self) -> None:
+        """Go on from the last checkpoint to the end; on a signal, save and raise Interrupted."""
+        context, config = self.context, self.context.config
+        saved = self.checkpoints.latest()
+        if saved is not None:
+            self._restore(saved)
+        if context.ranks.main:
+            self.log = self._lines("log.jsonl", including=True)
+            self.probes = self._lines("probe.jsonl", including=saved is not None)
+        trackers = config.trackers if context.ranks.main else []
+        self.trackers = Trackers(trackers, context.folder, config.model_dump(mode="json"))
+        with contextlib.closing(self.trackers):
+            if saved is None:
+                self._probe()
+                self._save()
+            self._rounds()
+            self._save()
+
+    def _rounds(self) -> None:
+        context, config = self.context, self.context.config
+        with asked_to_end() as asked, progress("training", config.updates, "updates") as advance:
+            advance(context.update)
+            while context.update < config.updates:
+                before = context.update
+                self._round()
+                advance(context.update - before)
+                ended = context.ranks.any(bool(asked))
+                if ended or self._due(config.checkpoint.every, before):
+                    self._save()
+                if ended:
+                    raise Interrupted(
+                        f"ended by {asked.by or 'another process'} after update {context.update} "
+                        f"of {config.updates}; everything is saved in {context.folder}, and the "
+                        "same command goes on from there."
+                    )
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the student has its averages, where there are any."""
+        with contextlib.nullcontext() if self.ema is None else self.ema.swapped():
+            yield
+
+    def _round(self) -> None:
+        """One batch, and the updates that it serves."""
+        context = self.context
+        samples = self.batches.draw()
+        start, before = time.monotonic(), context.update
+        batch = make_batch(own_samples(samples, context.ranks), context, len(samples))
+        for pieces in self.method.updates(batch):
+            self._update(pieces)
+            self.seconds += time.monotonic() - start
+            self._log()
+            start = time.monotonic()
+        context.round += 1
+        every = context.config.probe.every if context.config.probe else 0
+        if every and (self._due(every, before) or context.update == context.config.updates):
+            self._probe()
+
+    def _update(self, pieces: Iterator[Piece]) -> None:
+        context, config = self.context, self.context.config
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        every = config.interference_every
+        tasks = TaskGradients(self.parameters) if every and context.update % every == 0 else None
+        total = 0.0
+        for piece in pieces:
+            if piece.loss.requires_grad:
+                piece.loss.backward()
+            total += float(piece.loss.detach())
+            if tasks is not None:
+                tasks.after(piece.task)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            gradients = self._zero_gradients()
+        context.ranks.add(gradients)
+        if tasks is not None:
+            for name, cosine in interference(tasks, list(config.tasks), context.ranks).items():
+                context.meter.add(f"interference/{name}", cosine)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optimizer.clip_norm)
+        self._step(float(norm), total)
+        context.update += 1
+        if math.isfinite(float(norm)):
+            self.method.after_update()
+        if self.ema is not None:
+            self.ema.update(context.update)
+
+    def _step(self, norm: float, loss: float) -> None:
+        """The optimizer's step, unless a number is not finite."""
+        self._last = {"loss": loss, "grad_norm": norm}
+        if math.isfinite(norm):
+            self.broken = 0
+            self.optimizer.step()
+            return
+        self.broken += 1
+        self.context.meter.add("skipped", 1.0)
+        print(
+            f"warning: update {self.context.update + 1} skipped: its gradient is not finite.",
+            file=sys.stderr,
+        )
+        if self.broken == MOST_BROKEN:
+            raise FlowOPDError(
+                f"{MOST_BROKEN} updates in a row (the last is {self.context.update + 1}) had a "
+                "gradient that is not finite; the run ends. Its checkpoints are from before. A "
+                "smaller optimizer.lr, or model.dtype: bf16 instead of fp16, is worth trying."
+            )
+
+    def _zero_gradients(self) -> list[Tensor]:
+        """A process without pieces takes part in the sum all the same."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def _set_learning_rate(self) -> None:
+        rate = learning_rate(self.context.config, self.context.update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _log(self) -> None:
+        context = self.context
+        values = context.meter.take(context.ranks)
+        losses = context.ranks.merge({"loss": (self._last["loss"], 1.0)})
+        divergences = {
+            task: values[f"task/{task}/divergence"]
+            for task in context.config.tasks
+            if f"task/{task}/divergence" in values
+        }
+        self.batches.observe(divergences)
+        if context.config.batch.shares == "adaptive":
+            shares = self.batches.shares()
+            values |= {f"task/{task}/share": share for task, share in shares.items()}
+        counts = {
+            "update": context.update,
+            "images": context.images,
+            "forwards": self.forwards(),
+            "seconds": round(self.seconds, 3),
+        }
+        numbers = rounded(
+            {
+                "loss": losses["loss"][0],
+                "lr": learning_rate(context.config, context.update - 1),
+                "grad_norm": self._last["grad_norm"],
+                **values,
+            }
+        )
+        if context.ranks.main:
+            self.log.add(counts | numbers)
+            self.trackers.log(counts | numbers, context.update)
+
+    def _probe(self) -> None:
+        """By the main process; the others need no part in it."""
+        context = self.context
+        if self.probe is None or not context.ranks.main:
+            return
+        bank, forwards = context.bank, context.velocities.forwards
+        with torch.no_grad(), self.averaged(), bank.using(bank.student):
+            found = self._take()
+        context.velocities.forwards = forwards
+        line = {
+            "update": context.update,
+            "images": context.images,
+            "forwards": self.forwards(),
+            "seconds": round(self.seconds, 3),
+            **found,
+        }
+        self.probes.add(line)
+        numbers = {f"probe/{k}": v for part in found.values() for k, v in part.items()}
+        self.trackers.log(numbers, context.update)
+
+    def _take(self) -> dict[str, Any]:
+        context = self.context
+        assert self.probe is not None
+        panel = context.folder / "panels" / f"{context.update:06d}.png"
+        encode = context.velocities.embed
+        size = context.config.batch.micro
+        return self.probe.take(context.model, lambda prompts: encode(list(prompts)), panel, size)
+
+    def forwards(self) -> int:
+        """Of all processes: they share the work evenly."""
+        return self.context.velocities.forwards * self.context.ranks.count
+
+    def _due(self, every: int, before: int) -> bool:
+        return self.context.update // every > before // every
+
+    def _lines(self, name: str, *, including: bool) -> JsonLines:
+        return JsonLines(self.context.folder / name, self.context.update, including=including)
+
+    def _save(self) -> None:
+        context = self.context
+        if context.ranks.main:
+            self.checkpoints.save(context.update, self._tensors(), self._plain())
+        context.ranks.wait()
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        bank = self.context.bank
+        assert bank.student is not None
+        parts = {
+            "student": bank.state_dict(bank.student),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "method": self.method.state(),
+            "random": {"torch": torch.get_rng_state()},
+        }
+        return parts if self.ema is None else parts | {"ema": self.ema.state_dict()}
+
+    def _plain(self) -> dict[str, Any]:
+        context = self.context
+        return {
+            "round": context.round,
+            "images": context.images,
+            "forwards": context.velocities.forwards,
+            "seconds": self.seconds,
+            "broken": self.broken,
+            "batches": self.batches.state(),
+            "adapters": {
+                name: info.sha256 for name, info in context.bank.adapters.items() if info.sha256
+            },
+        }
+
+    def _restore(self, saved: Saved) -> None:
+        context, record = self.context, saved.record
+        bank = context.bank
+        assert bank.student is not None
+        bank.load_state_dict(bank.student, saved.tensors["student"])
+        load_optimizer_tensors(self.optimizer, saved.tensors.get("optimizer", {}))
+        self.method.load_state(saved.tensors.get("method", {}))
+        torch.set_rng_state(saved.tensors["random"]["torch"])
+        if self.ema is not None:
+            self.ema.load_state_dict(saved.tensors["ema"])
+        self.batches.load_state(record["batches"])
+        context.update, context.round = record["update"], record["round"]
+        context.images = record["images"]
+        context.velocities.forwards = record["forwards"]
+        self.seconds, self.broken = record["seconds"], record["broken"]
+
+
+def make_batches(config: TrainConfig, method: Method) -> Batches:
+    return Batches(
+        method.records(),
+        {name: task.share for name, task in config.tasks.items()},
+        prompts=config.batch.prompts,
+        images_per_prompt=config.batch.images_per_prompt,
+        seed=config.seed,
+        mixing=config.batch.mixing,
+        adaptive=config.batch.shares == "adaptive",
+        same_noise=config.rollout.same_noise,
+    )
+
+
+def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW over exactly the student's parameters."""
+    settings = config.optimizer
+    return torch.optim.AdamW(
+        parameters,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def learning_rate(config: TrainConfig, update: int) -> float:
+    """Of the update after `update`: a linear warm-up, then even or along a half cosine to 0."""
+    settings = config.optimizer
+    warm = min(1.0, (update + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.decay == "none":
+        return settings.lr * warm
+    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * update / config.updates))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as `<number of the parameter>.<name>`."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

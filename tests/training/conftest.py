@@ -1,0 +1,3 @@
+from fakes import fake_plugins
+
+__all__ = ["fake_plugins"]
