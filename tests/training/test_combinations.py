@@ -100,11 +100,6 @@ TO_ITSELF = {"start": "ta", **ONE_TAUGHT}
             "algorithm.steps.ode_elsewhere would do nothing: the sampler is ode",
         ),
         (
-            GRPO | {"steps": ELSEWHERE},
-            rollout(sde_window=[0, 3]),
-            "rollout.sde_window and steps.ode_elsewhere exclude each other",
-        ),
-        (
             PG | {"student_guidance": 1.0},
             {},
             "algorithm.student_guidance is 1.0, but the rollouts have 2.0: the ratio of the policy",

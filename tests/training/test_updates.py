@@ -11,6 +11,7 @@ from flowopd.config import build
 from flowopd.files import sha256
 from flowopd.policy.bank import Role
 from flowopd.training.config import TrainConfig
+from flowopd.training.eligible import eligible_steps
 from flowopd.training.estimate import estimate
 
 pytestmark = pytest.mark.usefixtures("fake_plugins")
@@ -220,6 +221,16 @@ def test_noise_is_drawn_in_the_window_alone(tmp_path: Path, name: str) -> None:
     inside = make(tmp_path / "b", config_for(tmp_path, ALGORITHMS[name], rollout=rollout))
     assert inside.method.sampler().sde_steps == {1, 2}
     assert not torch.allclose(inside.gradient, plain.gradient, rtol=1e-2)
+
+
+def test_a_moving_window_stays_within_the_steps_that_may_be_noisy(tmp_path: Path) -> None:
+    rollout = {"steps": 6, "guidance": 1.0, "sampler": "flow_sde", "sde_window": [1, 3]}
+    steps = {"choose": "window", "count": 2, "ode_elsewhere": True}
+    config = config_for(tmp_path, {**ALGORITHMS["grpo"], "steps": steps}, rollout=rollout)
+    assert eligible_steps(config) == [1, 2, 3]
+    method = make(tmp_path, config).method
+    assert method.sampler([2, 3]).kind_at(1) == "ode"
+    assert method.sampler([2, 3]).kind_at(2) == "flow_sde"
 
 
 def test_pools_of_another_teacher_are_not_used(tmp_path: Path) -> None:

@@ -125,8 +125,6 @@ def _check_rollout(config: "TrainConfig") -> None:
         )
     if algorithm.steps.ode_elsewhere and rollout.sampler == "ode":
         raise FlowOPDError("algorithm.steps.ode_elsewhere would do nothing: the sampler is ode.")
-    if algorithm.steps.ode_elsewhere and rollout.sde_window is not None:
-        raise FlowOPDError("rollout.sde_window and steps.ode_elsewhere exclude each other.")
     if isinstance(algorithm, OPDConfig):
         own = algorithm.student_guidance
         if algorithm.policy_gradient and own not in (None, rollout.guidance):
