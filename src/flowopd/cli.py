@@ -56,6 +56,9 @@ class RootGroup(TyperGroup):
         except PermissionError as error:
             typer.echo(f"flowopd: {error.filename} may not be used: {error.strerror}.", err=True)
             sys.exit(BAD_INPUT)
+        except OSError as error:
+            typer.echo(f"flowopd: {error}. What was finished until now is kept.", err=True)
+            sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
             typer.echo("flowopd: interrupted; what was written until now is kept.", err=True)
             sys.exit(INTERRUPTED)

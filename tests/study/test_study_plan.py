@@ -278,6 +278,6 @@ def test_an_adapter_of_another_base(study_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_curve_of_a_probe_needs_no_evaluation_of_it(study_file: Path, tmp_path: Path) -> None:
-    probe = "train.probe={every: 2, prompts: [{path: words.txt}], scorers: [picky], sampling: {}}"
-    curve = "report.figures=[{kind: curves, rows: [opd], metrics: [picky]}]"
+    probe = "train.probe={every: 2, prompts: [{path: words.txt}], scorers: [bright], sampling: {}}"
+    curve = "report.figures=[{kind: curves, rows: [opd], metrics: [level]}]"
     checked(load_study(study_file, [probe, curve]), tmp_path / "run")

@@ -37,7 +37,7 @@ def config(algorithm: dict[str, Any], **changes: Any) -> TrainConfig:
         "model": "fake",
         "tasks": TAUGHT if taught else REWARDED,
         "algorithm": algorithm,
-        "rollout": {"steps": 6, "guidance": 2.0},
+        "rollout": {"steps": 6, "guidance": 1.0 if algorithm["name"] == "nft" else 2.0},
         "batch": {"prompts": 4, "images_per_prompt": 2},
         "updates": 8,
     }
@@ -86,6 +86,19 @@ TO_ITSELF = {"start": "ta", **ONE_TAUGHT}
         (NFT, batch(images_per_prompt=1), "batch.images_per_prompt is 1, but advantages compare"),
         (MIXED, batch(images_per_prompt=1), "batch.images_per_prompt is 1, but advantages"),
         # Rollouts and steps.
+        (NFT, rollout(), "rollout.guidance is 2.0, but nft draws and trains without guidance"),
+        (NFT, rollout(guidance=1.0, sampler="ode", same_noise=True), "all pictures of a group the"),
+        (
+            GRPO,
+            {"optimizer": {"warmup": 9}},
+            "optimizer.warmup is 9, longer than the 8 updates",
+        ),
+        (OPD, batch(images_per_prompt=1) | rollout(same_noise=True), "a group is one picture"),
+        (
+            GRPO,
+            {"tasks": {"a": REWARDED["a"] | {"prompts": [{"path": "p", "images_per_prompt": 2}]}}},
+            "tasks.a.prompts has images_per_prompt, which is for evaluations",
+        ),
         (NFT | {"times": 7}, {}, "algorithm.times is 7, but a rollout has only 6 noise levels"),
         (GRPO, rollout(sampler="ode"), "rollout.sampler is ode, whose steps have no density: this"),
         (
@@ -171,7 +184,7 @@ def test_what_is_refused(algorithm: dict[str, Any], changes: dict[str, Any], sen
         (MIXED, TO_ITSELF),
         (OPD | {"student_guidance": 1.0}, TO_ITSELF),
         (OPD, {"start": "t", "tasks": {"a": task(teacher="t", teacher_guidance=4.5)}}),
-        (NFT | {"times": 6}, rollout(sampler="ode")),
+        (NFT | {"times": 6}, rollout(sampler="ode", guidance=1.0)),
         (SFT, rollout(sampler="ode")),
         (OPD | {"weighting": "ode"}, rollout(sampler="ode")),
         (OPD | {"weighting": "uniform"}, rollout(sampler="ode")),

@@ -65,6 +65,7 @@ class TestShortForms:
             tasks={"a": {"prompts": "p.txt", **teacher}},
             algorithm={"name": name},
             batch={"prompts": 2, "images_per_prompt": 2},
+            rollout={"guidance": 1.0},
         )
         assert type(found.algorithm) is cls
 

@@ -202,8 +202,10 @@ def test_teachers_never_change_and_only_the_student_has_gradients(
     assert len(with_gradient) == len(bank.trainable_parameters())
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize(
+    ("name", "guidance"),
+    [(name, w) for name in ALGORITHMS for w in (1.0, 2.5) if (name, w) != ("nft", 2.5)],
+)
 def test_the_estimate_is_what_it_takes(tmp_path: Path, name: str, guidance: float) -> None:
     rollout = {"steps": 4, "guidance": guidance, "sampler": "flow_sde"}
     config = config_for(tmp_path, ALGORITHMS[name], rollout=rollout, updates=1)

@@ -59,7 +59,7 @@ class SFTConfig(Config):
 
     name: Literal["sft"] = "sft"
     images_per_task: int = Field(1024, ge=1)
-    """Pictures that each task's teacher draws beforehand."""
+    """Pictures that each task's teacher draws beforehand, by the ODE whatever the sampler is."""
     t_mean: float = 0.0
     """Mean and deviation of logit t."""
     t_std: float = Field(1.0, gt=0)
@@ -142,7 +142,7 @@ class OPDConfig(Config):
 
 class OldConfig(Config):
     """How the sampling policy of NFT follows: `old <- d old + (1 - d) student`,
-    d = min(slope · max(0, update - after), highest)."""
+    d = min(slope · max(0, round - after), highest), a round being a batch."""
 
     slope: float = Field(0.001, ge=0)
     highest: float = Field(0.5, ge=0, lt=1)

@@ -70,7 +70,7 @@ def read_job(config: EvalConfig) -> Job:
     ]
     scorers: list[Scorer] = [plugins.load_scorer(name) for name in config.scorers]
     job = Job(records, counts, scorers, _describe(config, sets, scorers))
-    _check_scorers(config.scorers, job)
+    check_scorers(config.scorers, job)
     return job
 
 
@@ -79,7 +79,8 @@ def reads(scorer: Scorer, record: PromptRecord, count: int) -> bool:
     return applies(scorer, record) and (count > 1 or not scorer.grouped)
 
 
-def _check_scorers(names: Sequence[str], job: Job) -> None:
+def check_scorers(names: Sequence[str], job: Job) -> None:
+    """Refuse scorers that give the same metric, or cannot read the prompts."""
     owners: dict[str, str] = {}
     for name, scorer in zip(names, job.scorers, strict=True):
         for metric in scorer.metrics:

@@ -20,7 +20,7 @@ from flowopd.files import sha256
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, interpret
 from flowopd.policy.lora import LoraSettings, parse_settings
 from flowopd.policy.lora_match import linear_layers, match_all_keys
-from flowopd.policy.weight_files import read_json
+from flowopd.policy.weight_files import read_json, sha256_json
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -39,6 +39,11 @@ class AdapterFiles:
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
     sha256: str
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that it computes: the weights file, and the settings beside it."""
+        return sha256_json([self.sha256, self.config.to_config()])
 
 
 def read_adapter(folder: str | Path) -> AdapterFiles:

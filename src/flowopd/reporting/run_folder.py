@@ -73,6 +73,8 @@ class Run:
     stages: Mapping[str, Stage]
     results: Mapping[str, Any]
     files: RunFiles
+    roots: Sequence[str] = ()
+    """Folders that paths in the stages' settings are shown relative to."""
 
     @cached_property
     def entries(self) -> dict[str, Mapping[str, Any]]:
@@ -108,7 +110,7 @@ def read_run(folder: Path) -> Run:
             "`flowopd run` writes."
         )
     study = read_yaml(folder / STUDY)
-    evaluation = as_mapping(study.get("evaluation"))
+    evaluation, place = as_mapping(study.get("evaluation")), study.get("folder")
     report = study.get("report") or {}
     config = build(ReportConfig, report, prefix="report", where=str(folder / STUDY))
     files = RunFiles(folder)
@@ -126,6 +128,7 @@ def read_run(folder: Path) -> Run:
         stages={name: _stage(files, folder / STAGES / name) for name in names},
         results=results,
         files=files,
+        roots=[f"{folder.absolute() / STAGES}/", *([f"{place}/"] if place else [])],
     )
 
 

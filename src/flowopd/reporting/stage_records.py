@@ -60,9 +60,15 @@ def _group(run: Run, name: str) -> StageGroup:
         name=name,
         kind=stages[0].kind,
         needs=[str(need) for need in stages[0].record.get("needs") or ()],
-        config=as_yaml(stages[0].config),
+        config=_without(run.roots, as_yaml(stages[0].config)),
         records=[_record(stage) for stage in stages],
     )
+
+
+def _without(roots: Sequence[str], text: str) -> str:
+    for root in roots:
+        text = text.replace(root, "")
+    return text
 
 
 def evaluations(run: Run) -> list[Evaluation]:

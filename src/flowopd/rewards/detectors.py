@@ -1,4 +1,4 @@
-"""Cheap numbers in which reward hacking shows: grids, blur, darkness, emptiness, sameness.
+"""Cheap numbers in which reward hacking shows: grids, blur, darkness, emptiness.
 
 They judge nothing by themselves; a curve of one of them that leaves its beginning is a reason to
 look at the pictures.

@@ -55,7 +55,7 @@ def do_all(plan: Plan, todo: Sequence[Stage], team: Team) -> Failures:
                 do(stage, plan, team)
             except Interrupted:
                 raise
-            except FlowOPDError as error:
+            except (FlowOPDError, OSError) as error:
                 if processes() > 1:
                     raise
                 reason = str(error)

@@ -68,7 +68,8 @@ def check_self_teaching(config: "TrainConfig", identify: Callable[[Path], str]) 
     algorithm = config.algorithm
     if config.start is None or not isinstance(algorithm, OPDConfig):
         return
-    if algorithm.anchor is not None or algorithm.loss == "mixed":
+    anchored = algorithm.anchor is not None and algorithm.anchor.adapter != BASE
+    if anchored or algorithm.loss == "mixed":
         return
 
     def guidance(own: float | None) -> float:
@@ -110,6 +111,8 @@ def _check_rewards(config: "TrainConfig") -> None:
 def _check_rollout(config: "TrainConfig") -> None:
     algorithm, rollout = config.algorithm, config.rollout
     if isinstance(algorithm, SFTConfig | NFTConfig):
+        if isinstance(algorithm, NFTConfig):
+            _check_nft(config)
         if isinstance(algorithm, NFTConfig) and algorithm.times > rollout.steps:
             raise FlowOPDError(
                 f"algorithm.times is {algorithm.times}, but a rollout has only {rollout.steps} "
@@ -135,6 +138,20 @@ def _check_rollout(config: "TrainConfig") -> None:
     _check_steps(config)
 
 
+def _check_nft(config: "TrainConfig") -> None:
+    rollout = config.rollout
+    if rollout.guidance != 1:
+        raise FlowOPDError(
+            f"rollout.guidance is {rollout.guidance}, but nft draws and trains without guidance: "
+            "its older student would not be the one that drew. Use 1."
+        )
+    if rollout.sampler == "ode" and rollout.same_noise:
+        raise FlowOPDError(
+            "rollout.same_noise with the ODE makes all pictures of a group the same; leave it out, "
+            "or use a stochastic sampler."
+        )
+
+
 def _check_steps(config: "TrainConfig") -> None:
     from flowopd.algorithms.steps import check_count
     from flowopd.training.eligible import eligible_steps
@@ -150,6 +167,19 @@ def _check_steps(config: "TrainConfig") -> None:
 
 def _check_batch(config: "TrainConfig") -> None:
     batch = config.batch
+    if config.rollout.same_noise and batch.images_per_prompt == 1:
+        raise FlowOPDError("rollout.same_noise would do nothing: a group is one picture.")
+    if config.optimizer.warmup > config.updates:
+        raise FlowOPDError(
+            f"optimizer.warmup is {config.optimizer.warmup}, longer than the {config.updates} "
+            "updates: the learning rate would never be reached."
+        )
+    for name, task in config.tasks.items():
+        if any(entry.images_per_prompt is not None for entry in task.prompts):
+            raise FlowOPDError(
+                f"tasks.{name}.prompts has images_per_prompt, which is for evaluations; the size "
+                "of a group in training is batch.images_per_prompt."
+            )
     if batch.shares == "adaptive":
         if not isinstance(config.algorithm, OPDConfig):
             raise FlowOPDError(

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from flowopd import plugins
+from flowopd.evaluation.protocol import Job, check_scorers
 from flowopd.evaluation.results import row_metrics
 from flowopd.evaluation.score import score_images
 from flowopd.policy.generate import Encode, Images, generate
@@ -38,7 +39,9 @@ class Probe:
         sets = [(entry, read_set(entry, config.limit)) for entry in config.prompts]
         records = [record for _, found in sets for record in found]
         counts = [entry.images_per_prompt or 1 for entry, found in sets for _ in found]
-        return cls(config, records, counts, [plugins.load_scorer(name) for name in config.scorers])
+        job = Job(records, counts, [plugins.load_scorer(name) for name in config.scorers], {})
+        check_scorers(config.scorers, job)
+        return cls(config, records, counts, job.scorers)
 
     @property
     def images(self) -> int:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flowopd import plugins
+from flowopd.adapters import adapter_warnings
 from flowopd.algorithms.settings import NFTConfig, OPDConfig, SFTConfig
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.run import HOUSEKEEPING as MODEL_HOUSEKEEPING
@@ -15,6 +17,8 @@ from flowopd.files import check_writable, make_writable, sha256
 from flowopd.models import opened
 from flowopd.policy.adapter_files import AdapterFiles, check_adapter
 from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.lora import LoraSettings
+from flowopd.policy.lora_match import linear_layers
 from flowopd.policy.protocol import VelocityModel
 from flowopd.policy.text_cache import through_cache
 from flowopd.rewards.reward import RewardFunction
@@ -69,13 +73,53 @@ def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan
         reward.check(name, found)
     check_trackers(config.trackers)
     probe = Probe.read(config.probe) if config.probe else None
+    if probe is not None:
+        prompts = [record.prompt for record in probe.records]
+        size = probe.config.sampling
+        config.model.check_pictures(prompts, size.height, size.width)
+    _check_targets(config)
     paths = [path for path in adapter_paths(config) if path not in set(pending)]
     files = {}
     if paths:
         skeleton, fingerprint = config.model.skeleton(), config.model.fingerprint()
         files = {path: check_adapter(path, skeleton, fingerprint) for path in paths}
-    check_self_teaching(config, lambda path: files[path].sha256 if path in files else str(path))
+    check_self_teaching(config, lambda path: files[path].identity if path in files else str(path))
     return TrainPlan(config, records, reward, probe, files)
+
+
+def _check_targets(config: TrainConfig) -> None:
+    """Refuse names of layers that the model does not have."""
+    targets = config.student.targets
+    if config.start is not None or not isinstance(targets, list):
+        return
+    layers = linear_layers(config.model.skeleton())
+    for target in targets:
+        if not LoraSettings(1, 1.0, (target,)).select(layers):
+            raise FlowOPDError(
+                f"student.targets names {target!r}, which is no linear layer of this model. It has "
+                f"layers such as {', '.join(list(layers)[-3:])}."
+            )
+
+
+def guidance_warnings(plan: TrainPlan, settings: Mapping[str, Any]) -> list[str]:
+    """A sentence for each adapter that is used otherwise than it was trained."""
+    config, files = plan.config, plan.files
+    algorithm = config.algorithm
+    used = [(task.teacher, task.teacher_guidance) for task in config.tasks.values()]
+    own = algorithm.student_guidance if isinstance(algorithm, OPDConfig) else None
+    used.append((config.start, own))
+    if isinstance(algorithm, OPDConfig) and algorithm.anchor and algorithm.anchor.adapter != "base":
+        used.append((Path(algorithm.anchor.adapter), algorithm.anchor.guidance))
+    found = [
+        adapter_warnings(
+            files[path],
+            guidance=config.rollout.guidance if guidance is None else guidance,
+            settings=settings,
+        )
+        for path, guidance in used
+        if path is not None
+    ]
+    return list(dict.fromkeys(sentence for sentences in found for sentence in sentences))
 
 
 def adapter_paths(config: TrainConfig) -> list[Path]:
@@ -112,6 +156,9 @@ def train(plan: TrainPlan, folder: Path) -> Outcome:
             settings=model.settings,
         )
         teachers, anchor = _fill_bank(plan, model, bank)
+        if ranks.main:
+            for sentence in guidance_warnings(plan, model.settings):
+                print(f"warning: {sentence}", file=sys.stderr)
         prompts = [record.prompt for found in plan.records.values() for record in found]
         probed = [record.prompt for record in plan.probe.records] if plan.probe else []
         encode = through_cache(config.text_cache, model, prompts + probed)
@@ -133,7 +180,7 @@ def train(plan: TrainPlan, folder: Path) -> Outcome:
         if ranks.main:
             _export(trainer, plan)
         ranks.wait()
-    return Outcome(context.images, trainer.forwards(), trainer.seconds)
+    return Outcome(context.images, trainer.forwards, context.seconds)
 
 
 def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
@@ -155,7 +202,7 @@ def portable(plan: TrainPlan, prompts: Mapping[str, str]) -> Any:
     config = plan.config.model_dump(mode="json", exclude=set(HOUSEKEEPING) | {"scorers"})
     config["model"] = {k: v for k, v in config["model"].items() if k not in MODEL_HOUSEKEEPING}
     config["scorers"] = plan.reward.scorers()
-    adapters = {str(path): files.sha256 for path, files in plan.files.items()}
+    adapters = {str(path): files.identity for path, files in plan.files.items()}
     return _replaced(config, adapters | dict(prompts))
 
 
@@ -198,11 +245,11 @@ def _fill_bank(
 def _load(bank: AdapterBank, plan: TrainPlan, path: Path, names: dict[str, str], role: Role) -> str:
     """What the bank calls the adapter: by its content, so that none is loaded twice."""
     files = plan.files[path]
-    if files.sha256 not in names:
+    if files.identity not in names:
         name = f"{role} {len(names) + 1}"
         bank.load(name, files.source, role)
-        names[files.sha256] = name
-    return names[files.sha256]
+        names[files.identity] = name
+    return names[files.identity]
 
 
 def _export(trainer: Any, plan: TrainPlan) -> None:
@@ -216,7 +263,9 @@ def _export(trainer: Any, plan: TrainPlan) -> None:
         for name, task in config.tasks.items()
     }
     names = {
-        str(entry.path): entry.path.name for task in config.tasks.values() for entry in task.prompts
+        str(entry.path): f"{entry.path.parent.name}/{entry.path.name}, SHA-256 {sha256(entry.path)}"
+        for task in config.tasks.values()
+        for entry in task.prompts
     }
     metadata = {
         "algorithm": config.algorithm.name,

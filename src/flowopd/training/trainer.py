@@ -41,7 +41,8 @@ class Trainer:
         self.checkpoints = Checkpoints(
             context.folder / "checkpoints", recipe=recipe, keep=config.checkpoint.keep
         )
-        self.seconds = 0.0
+        self.forwards = 0
+        """Samples that went through the network, of all processes, at the last update."""
         self.broken = 0
         """Updates in a row that were skipped because a number was not finite."""
 
@@ -49,6 +50,7 @@ class Trainer:
         """Go on from the last checkpoint to the end; on a signal, save and raise Interrupted."""
         context, config = self.context, self.context.config
         saved = self.checkpoints.latest()
+        context.ranks.wait()  # before one of them writes the first checkpoint
         if saved is not None:
             self._restore(saved)
         if context.ranks.main:
@@ -95,10 +97,11 @@ class Trainer:
         batch = make_batch(own_samples(samples, context.ranks), context, len(samples))
         for pieces in self.method.updates(batch):
             self._update(pieces)
-            self.seconds += time.monotonic() - start
+            context.seconds += time.monotonic() - start
             self._log()
             start = time.monotonic()
         context.round += 1
+        self.method.after_round()
         every = context.config.probe.every if context.config.probe else 0
         if every and (self._due(every, before) or context.update == context.config.updates):
             self._probe()
@@ -126,8 +129,6 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optimizer.clip_norm)
         self._step(float(norm), total)
         context.update += 1
-        if math.isfinite(float(norm)):
-            self.method.after_update()
         if self.ema is not None:
             self.ema.update(context.update)
 
@@ -166,6 +167,7 @@ class Trainer:
         context = self.context
         values = context.meter.take(context.ranks)
         losses = context.ranks.merge({"loss": (self._last["loss"], 1.0)})
+        self.forwards = self._count_forwards()
         divergences = {
             task: values[f"task/{task}/divergence"]
             for task in context.config.tasks
@@ -178,8 +180,8 @@ class Trainer:
         counts = {
             "update": context.update,
             "images": context.images,
-            "forwards": self.forwards(),
-            "seconds": round(self.seconds, 3),
+            "forwards": self.forwards,
+            "seconds": round(context.seconds, 3),
         }
         numbers = rounded(
             {
@@ -198,15 +200,14 @@ class Trainer:
         context = self.context
         if self.probe is None or not context.ranks.main:
             return
-        bank, forwards = context.bank, context.velocities.forwards
+        bank = context.bank
         with torch.no_grad(), self.averaged(), bank.using(bank.student):
             found = self._take()
-        context.velocities.forwards = forwards
         line = {
             "update": context.update,
             "images": context.images,
-            "forwards": self.forwards(),
-            "seconds": round(self.seconds, 3),
+            "forwards": self.forwards,
+            "seconds": round(context.seconds, 3),
             **found,
         }
         self.probes.add(line)
@@ -221,9 +222,10 @@ class Trainer:
         size = context.config.batch.micro
         return self.probe.take(context.model, lambda prompts: encode(list(prompts)), panel, size)
 
-    def forwards(self) -> int:
-        """Of all processes: they share the work evenly."""
-        return self.context.velocities.forwards * self.context.ranks.count
+    def _count_forwards(self) -> int:
+        """Of all processes."""
+        mine = float(self.context.velocities.forwards)
+        return int(self.context.ranks.merge({"forwards": (mine, 1.0)})["forwards"][0])
 
     def _due(self, every: int, before: int) -> bool:
         return self.context.update // every > before // every
@@ -253,8 +255,8 @@ class Trainer:
         return {
             "round": context.round,
             "images": context.images,
-            "forwards": context.velocities.forwards,
-            "seconds": self.seconds,
+            "forwards": self.forwards,
+            "seconds": context.seconds,
             "broken": self.broken,
             "batches": self.batches.state(),
             "adapters": {
@@ -275,8 +277,9 @@ class Trainer:
         self.batches.load_state(record["batches"])
         context.update, context.round = record["update"], record["round"]
         context.images = record["images"]
-        context.velocities.forwards = record["forwards"]
-        self.seconds, self.broken = record["seconds"], record["broken"]
+        self.forwards = record["forwards"]
+        context.velocities.forwards = self.forwards if context.ranks.main else 0
+        context.seconds, self.broken = record["seconds"], record["broken"]
 
 
 def make_batches(config: TrainConfig, method: Method) -> Batches:

@@ -53,10 +53,10 @@ class NFT(Method):
             yield self._pieces(batch, latents, found)
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_round(self) -> None:
         """`old <- d old + (1 - d) student`."""
         bank, old = self.context.bank, self.config.old
-        d = min(old.slope * max(0, self.context.update - old.after), old.highest)
+        d = min(old.slope * max(0, self.context.round - old.after), old.highest)
         student = bank.state_dict(self._student)
         for key, tensor in bank.state_dict(OLD).items():
             tensor.lerp_(student[key], 1 - d)

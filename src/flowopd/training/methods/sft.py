@@ -1,6 +1,7 @@
 """The cold start by fine-tuning: pictures by each task's teacher, then flow matching (10)."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,8 +33,10 @@ class SFT(Method):
         self.config = config
         self._latents: dict[str, Tensor] = {}
         self._records: dict[str, list[PromptRecord]] = {}
+        start = time.monotonic()
         for task in context.config.tasks:
             self._fill(task)
+        context.seconds += time.monotonic() - start
 
     def records(self) -> Mapping[str, Sequence[PromptRecord]]:
         return self._records
@@ -90,10 +93,10 @@ class SFT(Method):
     def _origin(self, task: str, samples: Sequence[Sample]) -> dict[str, str]:
         """What pictures depend on, to be written with them."""
         context = self.context
-        teacher = context.bank.adapters[context.teachers[task]].sha256
+        teacher = context.bank.adapters[context.teachers[task]]
         settings = [
             context.model.fingerprint,
-            teacher,
+            [teacher.sha256, teacher.config.to_config()],
             self._guidance(task),
             context.sigmas.tolist(),
         ]
