@@ -14,7 +14,7 @@ from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
-from flowopd.rewards.scorer import ChecksRecords, Scorer, applies
+from flowopd.rewards.scorer import Scorer, applies, check_record
 from flowopd.tasks.prompt_set import PromptSet, read_set
 from flowopd.tasks.prompts import PromptRecord
 
@@ -90,7 +90,9 @@ def check_scorers(names: Sequence[str], job: Job) -> None:
                     f"{metric.name!r}; keep one of them."
                 )
             owners[metric.name] = name
-        _check_records(name, scorer, job.records)
+        for record in job.records:
+            if applies(scorer, record):
+                check_record(name, scorer, record)
         places = list(zip(job.records, job.counts, strict=True))
         if any(reads(scorer, record, count) for record, count in places):
             continue
@@ -105,19 +107,6 @@ def check_scorers(names: Sequence[str], job: Job) -> None:
             f"The scorer {name!r} has nothing to score: it reads the tasks {wanted}, and the "
             f"prompts are of {found}."
         )
-
-
-def _check_records(name: str, scorer: Scorer, records: Sequence[PromptRecord]) -> None:
-    if not isinstance(scorer, ChecksRecords):
-        return
-    for record in records:
-        if applies(scorer, record):
-            try:
-                scorer.check(record)
-            except FlowOPDError as error:
-                raise FlowOPDError(
-                    f"The scorer {name!r} cannot score the prompt {record.prompt!r}: {error}"
-                ) from None
 
 
 def _scorer_identity(name: str, scorer: Scorer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flowopd.config import Config
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import ChecksRecords, Scorer
+from flowopd.rewards.scorer import Scorer, applies, check_record
 from flowopd.tasks.prompts import PromptRecord
 
 
@@ -63,19 +63,12 @@ class RewardFunction:
         for metric in self._tasks.get(task, {}):
             scorer = self._owners[metric]
             for record in records:
-                if scorer.tasks is not None and record.task not in scorer.tasks:
+                if not applies(scorer, record):
                     raise FlowOPDError(
                         f"The task {task!r} is rewarded by {metric!r}, but {scorer.name!r} does "
                         f"not read prompts of the kind {record.task!r} ({record.prompt!r})."
                     )
-                if isinstance(scorer, ChecksRecords):
-                    try:
-                        scorer.check(record)
-                    except FlowOPDError as error:
-                        raise FlowOPDError(
-                            f"The scorer {scorer.name!r} cannot score the prompt "
-                            f"{record.prompt!r}: {error}"
-                        ) from None
+                check_record(scorer.name, scorer, record)
 
     def __call__(
         self, images: NDArray[np.uint8], records: Sequence[PromptRecord], tasks: Sequence[str]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from flowopd.errors import FlowOPDError
 from flowopd.tasks.prompts import PromptRecord
 
 
@@ -61,6 +62,18 @@ class ChecksRecords(Protocol):
     def check(self, record: PromptRecord) -> None:
         """Raise a FlowOPDError that says what the record lacks."""
         ...
+
+
+def check_record(name: str, scorer: Scorer, record: PromptRecord) -> None:
+    """Refuse a record that the scorer says it cannot score."""
+    if not isinstance(scorer, ChecksRecords):
+        return
+    try:
+        scorer.check(record)
+    except FlowOPDError as error:
+        raise FlowOPDError(
+            f"The scorer {name!r} cannot score the prompt {record.prompt!r}: {error}"
+        ) from None
 
 
 def applies(scorer: Scorer, record: PromptRecord) -> bool:

@@ -68,17 +68,12 @@ def check_self_teaching(config: "TrainConfig", identify: Callable[[Path], str]) 
     algorithm = config.algorithm
     if config.start is None or not isinstance(algorithm, OPDConfig):
         return
-    anchored = algorithm.anchor is not None and algorithm.anchor.adapter != BASE
-    if anchored or algorithm.loss == "mixed":
+    if anchor_adapter(config) is not None or algorithm.loss == "mixed":
         return
-
-    def guidance(own: float | None) -> float:
-        return config.rollout.guidance if own is None else own
-
-    student = (identify(config.start), guidance(algorithm.student_guidance))
+    student = (identify(config.start), config.rollout.guidance_of(algorithm.student_guidance))
     teachers = {
-        (identify(task.teacher), guidance(task.teacher_guidance))
-        for task in config.tasks.values()
+        (identify(task.teacher), config.teacher_guidance(name))
+        for name, task in config.tasks.items()
         if task.teacher is not None
     }
     if teachers == {student}:
@@ -112,12 +107,7 @@ def _check_rollout(config: "TrainConfig") -> None:
     algorithm, rollout = config.algorithm, config.rollout
     if isinstance(algorithm, SFTConfig | NFTConfig):
         if isinstance(algorithm, NFTConfig):
-            _check_nft(config)
-        if isinstance(algorithm, NFTConfig) and algorithm.times > rollout.steps:
-            raise FlowOPDError(
-                f"algorithm.times is {algorithm.times}, but a rollout has only {rollout.steps} "
-                "noise levels to choose from."
-            )
+            _check_nft(config, algorithm)
         return
     ratio = isinstance(algorithm, GRPOConfig) or algorithm.policy_gradient
     dense = isinstance(algorithm, OPDConfig) and algorithm.weighting in ("kl", "released")
@@ -138,8 +128,13 @@ def _check_rollout(config: "TrainConfig") -> None:
     _check_steps(config)
 
 
-def _check_nft(config: "TrainConfig") -> None:
+def _check_nft(config: "TrainConfig", algorithm: NFTConfig) -> None:
     rollout = config.rollout
+    if algorithm.times > rollout.steps:
+        raise FlowOPDError(
+            f"algorithm.times is {algorithm.times}, but a rollout has only {rollout.steps} "
+            "noise levels to choose from."
+        )
     if rollout.guidance != 1:
         raise FlowOPDError(
             f"rollout.guidance is {rollout.guidance}, but nft draws and trains without guidance: "
@@ -201,3 +196,9 @@ def anchor_path(config: "TrainConfig") -> str | None:
     """The anchor's adapter as given: a path, "base", or None."""
     anchor = config.algorithm.anchor if isinstance(config.algorithm, OPDConfig) else None
     return None if anchor is None else (BASE if anchor.adapter == BASE else str(anchor.adapter))
+
+
+def anchor_adapter(config: "TrainConfig") -> Path | None:
+    """The anchor's adapter; None: it is the base, or there is no anchor."""
+    given = anchor_path(config)
+    return None if given in (None, BASE) else Path(str(given))

@@ -62,6 +62,10 @@ class RolloutConfig(SamplingConfig):
     same_noise: bool = False
     """One initial noise for all pictures of a group."""
 
+    def guidance_of(self, own: float | None) -> float:
+        """A role's own guidance, or with None that of the rollouts."""
+        return self.guidance if own is None else own
+
 
 class BatchConfig(Config):
     """Global quantities: what one update is made from, on however many devices."""
@@ -137,6 +141,10 @@ class TrainConfig(Config):
     trackers: list[str] = Field(default_factory=list)
     """accelerate's trackers by name: tensorboard, wandb."""
     text_cache: Path | None = None
+
+    def teacher_guidance(self, task: str) -> float:
+        """The guidance at which the teacher of a task is asked."""
+        return self.rollout.guidance_of(self.tasks[task].teacher_guidance)
 
     @field_validator("algorithm", mode="before")
     @classmethod

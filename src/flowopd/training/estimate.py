@@ -24,7 +24,7 @@ def estimate(config: TrainConfig) -> Estimate:
     """
     algorithm, rollout = config.algorithm, config.rollout
     size = config.batch.prompts * config.batch.images_per_prompt
-    twice = 1 if rollout.guidance == 1 else 2
+    twice = _cost(rollout.guidance)
     rounds = config.updates // getattr(algorithm, "updates_per_rollout", 1)
     samples, drawn = size * config.updates, size * rounds * rollout.steps * twice
     if isinstance(algorithm, SFTConfig):
@@ -43,13 +43,16 @@ def estimate(config: TrainConfig) -> Estimate:
     return Estimate(size * rounds, drawn + _distilling(config, rounds, steps), trained)
 
 
+def _cost(guidance: float) -> int:
+    """Forwards for one sample."""
+    return 1 if guidance == 1 else 2
+
+
 def _pool(config: TrainConfig) -> int:
     """Forwards of the teachers' pictures."""
     assert isinstance(config.algorithm, SFTConfig)
-    own = [task.teacher_guidance for task in config.tasks.values()]
-    guidances = [config.rollout.guidance if w is None else w for w in own]
     each = config.algorithm.images_per_task * config.rollout.steps
-    return sum(each * (1 if w == 1 else 2) for w in guidances)
+    return sum(each * _cost(config.teacher_guidance(task)) for task in config.tasks)
 
 
 def _distilling(config: TrainConfig, rounds: int, steps: int) -> int:
@@ -58,19 +61,17 @@ def _distilling(config: TrainConfig, rounds: int, steps: int) -> int:
     assert isinstance(algorithm, OPDConfig)
     size = config.batch.prompts * config.batch.images_per_prompt
 
-    def cost(guidance: float | None) -> int:
-        return 1 if (rollout.guidance if guidance is None else guidance) == 1 else 2
-
     shares = sum(task.share for task in config.tasks.values())
     teacher = sum(
-        cost(task.teacher_guidance) * task.share / shares for task in config.tasks.values()
+        _cost(config.teacher_guidance(name)) * task.share / shares
+        for name, task in config.tasks.items()
     )
     judged = steps
     if algorithm.policy_gradient and algorithm.horizon == "trajectory":
         judged = len(noisy_steps(config))
-    own = algorithm.student_guidance
-    again = 0 if algorithm.fused and own in (None, rollout.guidance) else cost(own)
+    own = rollout.guidance_of(algorithm.student_guidance)
+    again = 0 if algorithm.fused and own == rollout.guidance else _cost(own)
     anchor = algorithm.anchor
-    anchored = 0.0 if anchor is None else anchor.share * cost(anchor.guidance)
+    anchored = 0.0 if anchor is None else anchor.share * _cost(rollout.guidance_of(anchor.guidance))
     per_update = steps * (again + anchored)
     return round(size * (rounds * judged * teacher + config.updates * per_update))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from flowopd.algorithms.advantages import Advantages, Spread, group_advantages
+from flowopd.algorithms.settings import StepsConfig
+from flowopd.algorithms.steps import choose_steps
 from flowopd.flow import NoiseSource, Sampler, sigma_schedule
 from flowopd.policy.bank import AdapterBank
 from flowopd.policy.generate import to_uint8
@@ -19,6 +21,7 @@ from flowopd.rewards.reward import RewardFunction
 from flowopd.tasks.batches import Sample
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.training.config import TrainConfig
+from flowopd.training.eligible import eligible_steps
 from flowopd.training.meter import Meter
 from flowopd.training.ranks import Ranks
 from flowopd.training.velocities import Velocities
@@ -84,10 +87,6 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.samples)
-
-    @property
-    def records(self) -> list[PromptRecord]:
-        return [sample.record for sample in self.samples]
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,15 @@ class Method(ABC):
             return sampler
         allowed = frozenset(chosen) if sampler.sde_steps is None else sampler.sde_steps
         return Sampler(sampler.kind, sampler.noise_level, allowed.intersection(chosen))
+
+    def chosen_steps(self, steps: StepsConfig) -> dict[int, float]:
+        """The steps of this round's rollout that are trained on, with their weights."""
+        context = self.context
+        return choose_steps(steps, eligible_steps(context.config), context.rng(1), context.update)
+
+    def sampler_for(self, steps: StepsConfig, chosen: Collection[int]) -> Sampler:
+        """The rollout's sampler; noise at the chosen steps alone if the settings want that."""
+        return self.sampler(chosen if steps.ode_elsewhere else None)
 
     def rewards(self, batch: Batch, latents: Sequence[Tensor]) -> Tensor:
         """The reward of every sample [B], NaN where it is missing; logged by task and part."""

@@ -43,10 +43,6 @@ class Probe:
         check_scorers(config.scorers, job)
         return cls(config, records, counts, job.scorers)
 
-    @property
-    def images(self) -> int:
-        return sum(self.counts)
-
     def take(
         self, model: VelocityModel, encode: Encode, panel: Path, batch_size: int
     ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from flowopd.policy.text_cache import through_cache
 from flowopd.rewards.reward import RewardFunction
 from flowopd.tasks.prompt_set import read_set
 from flowopd.tasks.prompts import PromptRecord
-from flowopd.training.checks import anchor_path, check_self_teaching
+from flowopd.training.checks import anchor_adapter, check_self_teaching
 from flowopd.training.config import HOUSEKEEPING, TrainConfig
 from flowopd.training.method import Context
 from flowopd.training.probe import Probe
@@ -108,12 +108,12 @@ def guidance_warnings(plan: TrainPlan, settings: Mapping[str, Any]) -> list[str]
     used = [(task.teacher, task.teacher_guidance) for task in config.tasks.values()]
     own = algorithm.student_guidance if isinstance(algorithm, OPDConfig) else None
     used.append((config.start, own))
-    if isinstance(algorithm, OPDConfig) and algorithm.anchor and algorithm.anchor.adapter != "base":
-        used.append((Path(algorithm.anchor.adapter), algorithm.anchor.guidance))
+    if isinstance(algorithm, OPDConfig) and algorithm.anchor is not None:
+        used.append((anchor_adapter(config), algorithm.anchor.guidance))
     found = [
         adapter_warnings(
             files[path],
-            guidance=config.rollout.guidance if guidance is None else guidance,
+            guidance=config.rollout.guidance_of(guidance),
             settings=settings,
         )
         for path, guidance in used
@@ -124,10 +124,8 @@ def guidance_warnings(plan: TrainPlan, settings: Mapping[str, Any]) -> list[str]
 
 def adapter_paths(config: TrainConfig) -> list[Path]:
     """Every adapter that the run reads, each once."""
-    anchor = anchor_path(config)
-    paths = [config.start, *(task.teacher for task in config.tasks.values())]
-    if anchor not in (None, "base"):
-        paths.append(Path(str(anchor)))
+    teachers = (task.teacher for task in config.tasks.values())
+    paths = [config.start, *teachers, anchor_adapter(config)]
     return list(dict.fromkeys(path for path in paths if path is not None))
 
 
@@ -236,10 +234,10 @@ def _fill_bank(
     for task, settings in config.tasks.items():
         if settings.teacher is not None:
             teachers[task] = _load(bank, plan, settings.teacher, names, Role.TEACHER)
-    anchor = anchor_path(config)
-    if anchor in (None, "base"):
+    anchor = anchor_adapter(config)
+    if anchor is None:
         return teachers, None
-    return teachers, _load(bank, plan, Path(str(anchor)), names, Role.ANCHOR)
+    return teachers, _load(bank, plan, anchor, names, Role.ANCHOR)
 
 
 def _load(bank: AdapterBank, plan: TrainPlan, path: Path, names: dict[str, str], role: Role) -> str:
@@ -290,6 +288,5 @@ def trained_guidance(config: TrainConfig) -> float:
     algorithm = config.algorithm
     if isinstance(algorithm, SFTConfig | NFTConfig):
         return 1.0
-    if isinstance(algorithm, OPDConfig) and algorithm.student_guidance is not None:
-        return algorithm.student_guidance
-    return config.rollout.guidance
+    own = algorithm.student_guidance if isinstance(algorithm, OPDConfig) else None
+    return config.rollout.guidance_of(own)

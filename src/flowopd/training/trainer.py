@@ -166,8 +166,9 @@ class Trainer:
     def _log(self) -> None:
         context = self.context
         values = context.meter.take(context.ranks)
-        losses = context.ranks.merge({"loss": (self._last["loss"], 1.0)})
-        self.forwards = self._count_forwards()
+        mine = {"loss": self._last["loss"], "forwards": float(context.velocities.forwards)}
+        sums = context.ranks.merge({name: (value, 1.0) for name, value in mine.items()})
+        self.forwards = int(sums["forwards"][0])
         divergences = {
             task: values[f"task/{task}/divergence"]
             for task in context.config.tasks
@@ -185,7 +186,7 @@ class Trainer:
         }
         numbers = rounded(
             {
-                "loss": losses["loss"][0],
+                "loss": sums["loss"][0],
                 "lr": learning_rate(context.config, context.update - 1),
                 "grad_norm": self._last["grad_norm"],
                 **values,
@@ -221,11 +222,6 @@ class Trainer:
         encode = context.velocities.embed
         size = context.config.batch.micro
         return self.probe.take(context.model, lambda prompts: encode(list(prompts)), panel, size)
-
-    def _count_forwards(self) -> int:
-        """Of all processes."""
-        mine = float(self.context.velocities.forwards)
-        return int(self.context.ranks.merge({"forwards": (mine, 1.0)})["forwards"][0])
 
     def _due(self, every: int, before: int) -> bool:
         return self.context.update // every > before // every

@@ -6,10 +6,8 @@ from torch import Tensor
 
 from flowopd.algorithms.distillation import weighted_divergence
 from flowopd.algorithms.settings import GRPOConfig
-from flowopd.algorithms.steps import choose_steps
 from flowopd.algorithms.surrogate import clipped_surrogate
 from flowopd.flow import kl_weight, mean_log_prob
-from flowopd.training.eligible import eligible_steps
 from flowopd.training.method import Batch, Context, Method, Part, Piece
 from flowopd.training.methods.stored import StoredPath, StoredStep, replay, store
 
@@ -24,13 +22,8 @@ class GRPO(Method):
         self.config = config
 
     def updates(self, batch: Batch) -> Iterator[Iterator[Piece]]:
-        chosen = choose_steps(
-            self.config.steps,
-            eligible_steps(self.context.config),
-            self.context.rng(1),
-            self.context.update,
-        )
-        sampler = self.sampler(chosen if self.config.steps.ode_elsewhere else None)
+        chosen = self.chosen_steps(self.config.steps)
+        sampler = self.sampler_for(self.config.steps, chosen)
         guidance = self.context.config.rollout.guidance
         paths = [
             store(

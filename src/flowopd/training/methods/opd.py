@@ -9,10 +9,9 @@ from torch import Tensor
 from flowopd.algorithms.distillation import divergence_advantages, weighted_divergence
 from flowopd.algorithms.settings import OPDConfig
 from flowopd.algorithms.shapes import mean_square
-from flowopd.algorithms.steps import choose_steps
 from flowopd.algorithms.surrogate import clipped_surrogate
-from flowopd.flow import Sampler, Transition, VelocityFn, kl_weight, mean_log_prob, rollout
-from flowopd.training.eligible import eligible_steps, noisy_steps
+from flowopd.flow import Transition, VelocityFn, kl_weight, mean_log_prob, rollout
+from flowopd.training.eligible import noisy_steps
 from flowopd.training.method import Batch, Context, Method, Part, Piece
 from flowopd.training.methods.stored import StoredPath, replay, store
 
@@ -26,16 +25,10 @@ class OPD(Method):
         assert isinstance(config, OPDConfig)
         self.config = config
         self.guidance = context.config.rollout.guidance
-        own = config.student_guidance
-        self.student_guidance = self.guidance if own is None else own
+        self.student_guidance = context.config.rollout.guidance_of(config.student_guidance)
 
     def updates(self, batch: Batch) -> Iterator[Iterator[Piece]]:
-        chosen = choose_steps(
-            self.config.steps,
-            eligible_steps(self.context.config),
-            self.context.rng(1),
-            self.context.update,
-        )
+        chosen = self.chosen_steps(self.config.steps)
         self.count_images(batch)
         if self.config.fused:
             yield self._fused(batch, chosen)
@@ -62,7 +55,7 @@ class OPD(Method):
                 student(part.cond, self.guidance),
                 x1,
                 self.context.sigmas,
-                sampler=self._sampler(chosen),
+                sampler=self.sampler_for(self.config.steps, chosen),
                 noise=noise,
                 grad_steps=chosen if same else (),
             )
@@ -95,7 +88,7 @@ class OPD(Method):
                 part,
                 self.context.velocities.student(part.cond, self.guidance),
                 keep,
-                self._sampler(chosen),
+                self.sampler_for(self.config.steps, chosen),
                 whole=self.config.loss == "mixed" or self.config.log_reward,
             )
             for part in batch.parts
@@ -207,10 +200,9 @@ class OPD(Method):
         return torch.zeros(len(v), device=v.device).index_add(0, rows, scale * divergence)
 
     def _teacher(self, part: Part) -> VelocityFn:
-        own = self.context.config.tasks[part.task].teacher_guidance
-        guidance = self.guidance if own is None else own
-        name = self.context.teachers[part.task]
-        return self.context.velocities.frozen(name, part.cond, guidance)
+        context = self.context
+        guidance = context.config.teacher_guidance(part.task)
+        return context.velocities.frozen(context.teachers[part.task], part.cond, guidance)
 
     def _anchored(self, part: Part) -> Tensor:
         """Which samples of a part the anchor sees, the same ones all the way."""
@@ -224,9 +216,6 @@ class OPD(Method):
         config = self.config.anchor
         if config is None:
             return None
-        guidance = self.guidance if config.guidance is None else config.guidance
+        guidance = self.context.config.rollout.guidance_of(config.guidance)
         cond = part.cond.select(self._anchored(part))
         return self.context.velocities.frozen(self.context.anchor, cond, guidance)
-
-    def _sampler(self, chosen: Mapping[int, float]) -> Sampler:
-        return self.sampler(chosen if self.config.steps.ode_elsewhere else None)

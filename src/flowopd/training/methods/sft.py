@@ -85,11 +85,6 @@ class SFT(Method):
         self._records[task] = [sample.record for sample in samples]
         context.images += len(samples)
 
-    def _guidance(self, task: str) -> float:
-        config = self.context.config
-        own = config.tasks[task].teacher_guidance
-        return config.rollout.guidance if own is None else own
-
     def _origin(self, task: str, samples: Sequence[Sample]) -> dict[str, str]:
         """What pictures depend on, to be written with them."""
         context = self.context
@@ -97,7 +92,7 @@ class SFT(Method):
         settings = [
             context.model.fingerprint,
             [teacher.sha256, teacher.config.to_config()],
-            self._guidance(task),
+            context.config.teacher_guidance(task),
             context.sigmas.tolist(),
         ]
         drawn = [[sample.record.prompt, sample.start_seed] for sample in samples]
@@ -105,7 +100,8 @@ class SFT(Method):
 
     def _draw(self, task: str, samples: Sequence[Sample]) -> Tensor:
         """The teacher's pictures by the ODE; they are to be learned, not explored."""
-        context, guidance = self.context, self._guidance(task)
+        context = self.context
+        guidance = context.config.teacher_guidance(task)
         part = make_batch(samples, context, len(samples)).parts[0]
         teacher = context.velocities.frozen(context.teachers[task], part.cond, guidance)
         return store(self, part, teacher, set(), Sampler()).x0
