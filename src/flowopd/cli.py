@@ -11,7 +11,9 @@ from flowopd import __version__, plugins
 from flowopd.commands.doctor import doctor
 from flowopd.commands.eval import evaluate
 from flowopd.commands.merge import merge
+from flowopd.commands.plan import plan
 from flowopd.commands.report import report
+from flowopd.commands.reward import app as reward
 from flowopd.commands.run import run
 from flowopd.commands.sample import sample
 from flowopd.commands.status import status
@@ -92,9 +94,11 @@ app.command("sample")(sample)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
 app.command("report")(report)
+app.command("plan")(plan)
 app.command("run")(run)
 app.command("status")(status)
 app.command("doctor")(doctor)
+app.add_typer(reward, name="reward")
 
 
 def main() -> None:

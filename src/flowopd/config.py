@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from flowopd.errors import FlowOPDError
+from flowopd.hub import hub_name
 
 Keys = tuple[str | int, ...]
 
@@ -29,7 +30,8 @@ class Config(BaseModel):
     )
 
     shorthands: ClassVar[Mapping[str, Callable[[str], dict[str, Any]]]] = {}
-    """Keys whose value may be a short name, and the keys and values that a name stands for."""
+    """Keys whose value may be a short name, and the keys and values that a name stands for. A key
+    may be dotted, with ``*`` for any key of a mapping or entry of a list."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -48,6 +50,18 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
 
 FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
 """A path that is relative to the configuration file in which it stands."""
+
+
+def _adapter_place(path: Path, info: ValidationInfo) -> Path:
+    beside = _beside_the_file(path, info)
+    if beside.exists() or hub_name(path) is None:
+        return beside
+    return path.absolute() if path.exists() else path
+
+
+AdapterPath = Annotated[Path, AfterValidator(_adapter_place)]
+"""As a `FilePath`; where there is none such, from the working folder; where there is none either,
+an adapter on the hub (``org/name``, ``org/name@revision``), which stays a relative path."""
 
 C = TypeVar("C", bound=Config)
 
@@ -181,8 +195,29 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _expand(cls: type[Config], data: dict[str, Any]) -> None:
     """Replace short names, so that overrides can change single keys of what they stand for."""
     for key, keys_of in cls.shorthands.items():
-        if isinstance(data.get(key), str):
-            data[key] = keys_of(data[key])
+        *path, last = key.split(".")
+        for holder in _at(data, path):
+            for place in _places(holder, last):
+                if isinstance(holder[place], str):
+                    holder[place] = keys_of(holder[place])
+
+
+def _at(data: Any, path: Sequence[str]) -> Iterator[Any]:
+    """What stands at a path of keys."""
+    if not path:
+        yield data
+        return
+    for place in _places(data, path[0]):
+        yield from _at(data[place], path[1:])
+
+
+def _places(holder: Any, key: str) -> list[Any]:
+    """Where a key (`*`: each) is in a mapping or a list."""
+    if isinstance(holder, list):
+        return list(range(len(holder))) if key == "*" else []
+    if not isinstance(holder, dict):
+        return []
+    return [one for one in holder if key in (one, "*")]
 
 
 def _assign(data: dict[str, Any], change: Override) -> None:

@@ -1,6 +1,7 @@
 """Plug-ins: model families, scorers and command groups, found by name through entry points."""
 
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -59,18 +60,50 @@ def load(group: Group, name: str) -> Any:
         ) from error
 
 
-def load_scorer(name: str) -> Any:
-    """A scorer made ready: the name of a plug-in, or ``path/to/file.py:Class``."""
-    path, colon, attribute = name.rpartition(":")
-    cls = (
-        _from_file(Path(path), attribute)
-        if colon and path.endswith(".py")
-        else load("scorers", name)
-    )
+def load_scorer(spec: str | Mapping[str, Any], *, folder: Path | None = None) -> Any:
+    """A scorer made ready but for its weights.
+
+    ``spec`` is the name of a plug-in, ``path/to/file.py:Class``, or a mapping with that as its
+    ``name`` and the scorer's settings; paths are relative to ``folder``.
+    """
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = given.pop("name")
+    settings = scorer_settings(name, given, folder)
+    cls = scorer_class(name, folder)
     try:
-        return cls()
+        return cls() if settings is None else cls(settings)
     except IMPORT_ERRORS as error:
         raise FlowOPDError(f"The scorer {name!r} cannot be started: {error}") from error
+
+
+def scorer_settings(name: str, given: Mapping[str, Any], folder: Path | None = None) -> Any:
+    """The checked settings of a scorer that has such (``Settings``); None for another."""
+    own = getattr(scorer_class(name, folder), "Settings", None)
+    if own is not None:
+        from flowopd.config import build
+
+        return build(own, dict(given), prefix=name, context={"folder": folder or Path.cwd()})
+    if given:
+        keys = ", ".join(repr(key) for key in given)
+        raise FlowOPDError(f"The scorer {name!r} has no settings, and is given {keys}.")
+    return None
+
+
+def scorer_class(name: str, folder: Path | None = None) -> Any:
+    """The class behind the name of a plug-in or ``path/to/file.py:Class``."""
+    file = scorer_file(name, folder)
+    if file is None:
+        return load("scorers", name)
+    return _from_file(file, name.rpartition(":")[2])
+
+
+def scorer_file(name: str, folder: Path | None = None) -> Path | None:
+    """The file of ``path/to/file.py:Class``, in ``folder`` if it is there; None for a plug-in."""
+    path, colon, _ = name.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return None
+    beside = Path(path) if folder is None else folder / path
+    return beside if beside.is_file() else Path(path)
 
 
 def check() -> list[Status]:

@@ -9,11 +9,11 @@ import yaml
 from fakes import FakeModel, PickyScorer
 from flowopd.config import load_config
 from flowopd.errors import FlowOPDError
-from flowopd.evaluation import run as module
+from flowopd.evaluation import drawing as module
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.evaluation.results import Row
 from flowopd.evaluation.run import evaluate, prepare
-from flowopd.evaluation.score import score_images
+from flowopd.evaluation.score import begin_scoring
 from flowopd.policy.generate import generate
 from flowopd.tasks import PromptRecord
 
@@ -344,10 +344,10 @@ def test_a_scorer_of_the_wrong_length_is_named() -> None:
         def score(self, images: Any, records: Any) -> list[Any]:
             return []
 
-    with pytest.raises(FlowOPDError, match="'picky' gave 0 results for 1 images"):
-        score_images(
+    with pytest.raises(FlowOPDError, match=r"'picky' failed .*: it gave 0 results for 1 images"):
+        begin_scoring(
             [Short()], np.zeros((1, 4, 4, 3), np.uint8), [PromptRecord("a", "text")], [2], [0]
-        )
+        ).result()
 
 
 def test_the_resolved_configuration_reads_back(protocol: Path, tmp_path: Path) -> None:

@@ -7,20 +7,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from flowopd.policy.bank import AdapterBank, Role
+from published import EIGHT, PEFT_PREFIX
 from tiny_sd3 import JOINT_DIM, LATENT_SIZE, POOLED_DIM, tiny_transformer
 
-# What published Flow-GRPO adapters for SD3.5-Medium were trained on.
-EIGHT = (
-    "attn.add_k_proj",
-    "attn.add_q_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "attn.to_k",
-    "attn.to_out.0",
-    "attn.to_q",
-    "attn.to_v",
-)
-PEFT_PREFIX = "base_model.model."
+__all__ = ["EIGHT", "PEFT_PREFIX"]
 
 
 def velocity(transformer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -245,6 +245,13 @@ def test_gradient_checkpointing_changes_memory_and_no_gradient(
     assert len(calls) == 2
 
 
+def test_compile_is_of_every_block(tiny_pipeline: Path) -> None:
+    model = SD3Config(path=str(tiny_pipeline), dtype="fp32", device="cpu", compile=True).open()
+    blocks = model.transformer.transformer_blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    assert model.transformer._compiled_call_impl is None
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_attention_backend_is_used(
     tiny_pipeline: Path, model: SD3Model, monkeypatch: pytest.MonkeyPatch, checkpointing: bool

@@ -8,7 +8,7 @@ import pytest
 
 from flowopd.config import build
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.reward import RewardFunction, RewardTerm
+from flowopd.rewards.reward import RewardFunction, RewardTerm, Scored
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.tasks import PromptRecord
 
@@ -150,6 +150,45 @@ class TestMissing:
         )
         assert np.isnan(found.values).all()
         assert found.reasons == {0: "odd: no number"}
+
+
+class Rated(Levels):
+    """On a scale of 1 to 5."""
+
+    metrics = (MetricInfo("red", 1, 5, scale=5.0), MetricInfo("green", 0, 255))
+
+
+class TestScales:
+    def test_a_term_that_says_nothing_is_divided_by_the_metrics_own(self) -> None:
+        own = {"weight": 2, "scale": 4}
+        reward = RewardFunction([Rated()], {"a": terms(red=2, green=1), "b": terms(red=own)})
+        found = reward(pictures((3, 7, 0), (3, 7, 0)), records("x", "x"), ["a", "b"])
+        assert found.values.tolist() == pytest.approx([2 * 3 / 5 + 7, 2 * 3 / 4])
+        assert found.parts["red"].tolist() == [3, 3]
+
+
+class TestParts:
+    def test_rewards_are_added_up_in_the_same_order_however_they_come(self) -> None:
+        """To the bit: sums of three terms depend on their order."""
+        levels, words = Levels(), Words()
+        reward = RewardFunction([levels, words], {"a": terms(red=0.1, green=0.7, length=0.3)})
+        images, found = pictures(*[(i, 3 * i, 0) for i in range(B)]), records(*"abcdef")
+        tasks = ["a"] * B
+        whole = reward(images, found, tasks)
+        parts = [
+            Scored(scorer, places, scorer.score(images[places], [found[i] for i in places]))
+            for scorer in (words, levels)
+            for places in ([3, 5], [0, 1, 2, 4])
+        ]
+        again = reward.rewards(parts, tasks)
+        assert again.values.tolist() == whole.values.tolist()
+        assert all((again.parts[m] == whole.parts[m]).all() for m in ("red", "green", "length"))
+
+    def test_which_scorers_the_pictures_of_tasks_need(self) -> None:
+        levels, words = Levels(), Words()
+        reward = RewardFunction([levels, words], {"a": terms(red=1), "b": terms(length=1), "c": {}})
+        assert reward.needed(["a", "b", "a", "c"]) == [(levels, [0, 2]), (words, [1])]
+        assert reward.needed(["c"]) == []
 
 
 class TestRefusals:

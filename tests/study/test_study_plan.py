@@ -78,7 +78,7 @@ class TestReading:
         text, compose = stages["t-text"].config, stages["t-compose"].config
         assert (text.batch.prompts, text.batch.images_per_prompt, text.batch.micro) == (5, 2, 3)
         assert (compose.batch.prompts, compose.batch.micro) == (2, 3)
-        assert text.scorers == ["bright"]
+        assert [spec.name for spec in text.scorers] == ["bright"]
         assert stages["opd"].config.algorithm.name == "opd"
 
     def test_merging_of_settings(self) -> None:
@@ -145,6 +145,10 @@ class TestIdentity:
             "train.text_cache=cache",
             "train.probe={every: 2, prompts: [{path: words.txt}], scorers: [bright], sampling: {}}",
             "scorers=[picky, bright]",
+            "scorers.1.timeout=3",
+            "check_rewards=false",
+            "train.rewards.most_missing=0.5",
+            "tasks.compose.reward.bright={scale: 1}",
             "report={title: other}",
             "name=other",
         )
@@ -156,10 +160,16 @@ class TestIdentity:
             ("stages.opd.train.updates=5", {"opd", "opd.s3", "eval.opd", "eval.opd.s3"}),
             ("stages.merged.merge.rank=1", {"merged", "opd", "opd.s3", "eval.opd", "eval.opd.s3"}),
             ("stages.t-compose.train.updates=5", set(ORDER + EVALS) - {"t-text", "eval.base"}),
-            ("train.batch.micro=2", set(ORDER + EVALS) - {"eval.base"}),
+            ("train.batch.images_per_prompt=3", set(ORDER + EVALS) - {"eval.base"}),
+            ("train.batch.micro=2", set()),
             ("model.seed=1", set(ORDER + EVALS)),
             ("evaluation.panel=null", set(EVALS)),
             ("scorers=[bright]", set()),
+            ("scorers.0.timeout=3", set()),
+            (
+                "tasks.compose.reward.bright={scale: 2}",
+                set(ORDER + EVALS) - {"t-text", "eval.base"},
+            ),
         ],
     )
     def test_a_change_reaches_what_stands_on_it_and_nothing_else(

@@ -419,7 +419,7 @@ def test_evaluations_go_on_where_they_were(
     study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed among the pictures: those that are scored are not drawn again."""
-    from flowopd.evaluation import run as module
+    from flowopd.evaluation import drawing as module
 
     real, drawn = module.generate, list[str]()
 

@@ -15,12 +15,11 @@ from flowopd.config import build
 from flowopd.policy.bank import AdapterBank, Role
 from flowopd.tasks.batches import Sample
 from flowopd.training.config import TrainConfig
-from flowopd.training.method import Batch, Context, Method, make_batch, own_samples
+from flowopd.training.method import Batch, Context, Method
 from flowopd.training.methods import METHODS
 from flowopd.training.ranks import Ranks
-from flowopd.training.run import _fill_bank, prepare
+from flowopd.training.run import make_context, prepare
 from flowopd.training.trainer import Trainer, make_batches
-from flowopd.training.velocities import Velocities
 
 
 def make_teacher(folder: Path, seed: int, rank: int = 2) -> Path:
@@ -95,9 +94,7 @@ class Made:
     samples: list[Sample]
 
     def batch(self, samples: list[Sample] | None = None) -> Batch:
-        samples = self.samples if samples is None else samples
-        mine = own_samples(samples, self.context.ranks)
-        return make_batch(mine, self.context, len(samples))
+        return self.method.batch(self.samples if samples is None else samples)
 
     def gradients(self, samples: list[Sample] | None = None) -> list[Tensor]:
         """The student's gradient of every update that a batch serves (without stepping)."""
@@ -117,28 +114,11 @@ class Made:
 
 
 def make(folder: Path, config: TrainConfig) -> Made:
-    plan = prepare(config)
-    model = config.model.open()
-    bank = AdapterBank(
-        model.transformer, base_name=model.name, fingerprint=model.fingerprint, settings={}
-    )
-    teachers, anchor = _fill_bank(plan, model, bank)
-    move_student(bank)
-    context = Context(
-        config=config,
-        model=model,
-        bank=bank,
-        velocities=Velocities(model, bank, model.encode_prompts),
-        reward=plan.reward,
-        ranks=Ranks(),
-        records=plan.records,
-        teachers=teachers,
-        anchor=anchor,
-        folder=folder,
-    )
+    context = make_context(prepare(config), config.model.open(), Ranks(), folder)
+    move_student(context.bank)
     method = METHODS[config.algorithm.name](context)
     if config.algorithm.name == "nft":
-        move_student(bank)  # away from the old student too
+        move_student(context.bank)  # away from the old student too
     return Made(context, method, make_batches(config, method).draw())
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from flowopd.config import build
 from flowopd.errors import FlowOPDError
-from flowopd.training.checks import anchor_path
+from flowopd.training.checks import anchor_path, check_processes
 from flowopd.training.config import TrainConfig
 from flowopd.training.eligible import eligible_steps
 
@@ -232,3 +232,16 @@ def test_the_anchor_is_a_path_or_the_base() -> None:
     assert anchor_path(config(GRPO)) is None
     assert anchor_path(config(OPD | {"anchor": "base"})) == "base"
     assert anchor_path(config(OPD | {"anchor": str(Path("a") / "b")})) == str(Path("a") / "b")
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    check_processes(config(OPD), 8)
+    with pytest.raises(FlowOPDError, match=r"8 images .* fewer than the 9 processes"):
+        check_processes(config(OPD), 9)
+
+
+def test_every_process_has_a_device_of_its_own() -> None:
+    placed = config(OPD, model={"family": "sd3", "path": "p", "device": "cuda:1"})
+    check_processes(placed, 1)
+    with pytest.raises(FlowOPDError, match=r"model.device is cuda:1, and each of the 2 processes"):
+        check_processes(placed, 2)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("fake_plugins")
 DATA: dict[str, Any] = {
     "model": "fake",
     "tasks": {
-        "compose": {"prompts": "compose.jsonl", "teacher": "teachers/compose"},
+        "compose": {"prompts": "compose.jsonl", "teacher": "my/teachers/compose"},
         "text": {"prompts": "text.jsonl", "teacher": "teachers/text"},
     },
     "algorithm": {"name": "opd"},
@@ -42,14 +42,14 @@ class TestShortForms:
     def test_a_reward_may_be_numbers(self) -> None:
         task = {"prompts": "a.txt", "teacher": "t", "reward": {"x": 2, "y": {"scale": 5}}}
         reward = config(tasks={"a": task}).tasks["a"].reward
-        assert (reward["x"].weight, reward["x"].scale) == (2, 1)
+        assert (reward["x"].weight, reward["x"].scale) == (2, None)
         assert (reward["y"].weight, reward["y"].scale) == (1, 5)
 
     def test_paths_are_relative_to_the_file(self) -> None:
         found = config("/recipes", start="merged", algorithm={"name": "opd", "anchor": "quality"})
         task = found.tasks["compose"]
         assert task.prompts[0].path == Path("/recipes/compose.jsonl")
-        assert task.teacher == Path("/recipes/teachers/compose")
+        assert task.teacher == Path("/recipes/my/teachers/compose")
         assert found.start == Path("/recipes/merged")
         assert isinstance(found.algorithm, OPDConfig)
         assert found.algorithm.anchor is not None

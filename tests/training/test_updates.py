@@ -79,7 +79,7 @@ def _loss_of_one(made: Any, sample: Any) -> torch.Tensor:
         ]
     total = torch.zeros(())
     for x, t in states:
-        with bank.using(made.context.teachers[sample.task]), torch.no_grad():
+        with bank.using(made.context.roles.teachers[sample.task]), torch.no_grad():
             target = model.velocity(x, t, cond)
         with bank.using(bank.student):
             total = total + (model.velocity(x, t, cond) - target).square().mean()
@@ -169,7 +169,7 @@ def test_an_anchor_adapter_is_not_the_base(tmp_path: Path) -> None:
     base = make(tmp_path, config_for(tmp_path, {"name": "opd", **ANCHORED}))
     other = {"name": "opd", "anchor": {"adapter": str(adapter), "weight": 0.5}}
     assert not torch.allclose(make(tmp_path, config_for(tmp_path, other)).gradient, base.gradient)
-    assert base.context.anchor is None
+    assert base.context.roles.anchor is None
 
 
 def test_a_file_that_is_teacher_twice_is_loaded_once(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_file_that_is_teacher_twice_is_loaded_once(tmp_path: Path) -> None:
         Role.STUDENT,
         Role.TEACHER,
     ]
-    assert made.context.anchor == made.context.teachers["words"]
+    assert made.context.roles.anchor == made.context.roles.teachers["words"]
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -257,6 +257,17 @@ def test_pools_of_teachers_pictures_are_drawn_once(tmp_path: Path) -> None:
     assert [sha256(file) for file in files] == digests
     assert torch.equal(first.gradient, again.gradient)
     assert first.context.images == again.context.images == 20
+
+
+def test_pools_do_not_depend_on_what_goes_through_the_network_at_once(tmp_path: Path) -> None:
+    config = config_for(tmp_path, ALGORITHMS["sft"])
+    first = make(tmp_path / "run", config)
+    digests = {file: sha256(file) for file in (tmp_path / "run" / "pool").iterdir()}
+    batch = {"prompts": 4, "images_per_prompt": 2, "micro": 8}
+    again = make(tmp_path / "run", config_for(tmp_path, ALGORITHMS["sft"], batch=batch))
+    assert {file: sha256(file) for file in (tmp_path / "run" / "pool").iterdir()} == digests
+    torch.testing.assert_close(again.gradient, first.gradient, rtol=1e-4, atol=1e-7)
+    assert again.context.velocities.forwards < first.context.velocities.forwards
 
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flowopd.config import Config, FilePath
+from flowopd.config import AdapterPath, Config
 from flowopd.flow import Weighting
 
 BASE = "base"
@@ -68,7 +68,7 @@ class SFTConfig(Config):
 class AnchorConfig(Config):
     """Manifold anchor regularisation (16)."""
 
-    adapter: FilePath | Literal["base"]
+    adapter: AdapterPath | Literal["base"]
     weight: float = Field(0.02, gt=0)
     share: float = Field(1.0, gt=0, le=1)
     """The share of samples on which the anchor is evaluated; reweighted."""
@@ -110,6 +110,11 @@ class OPDConfig(Config):
     @property
     def policy_gradient(self) -> bool:
         return self.loss != "pathwise"
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether rollouts are scored."""
+        return self.loss == "mixed" or self.log_reward
 
     @property
     def fused(self) -> bool:

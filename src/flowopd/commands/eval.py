@@ -14,12 +14,17 @@ def evaluate(
     ),
     model: str = typer.Option(None, help="A family, the folder of a pipeline, or a hub id."),
     adapter: list[str] = typer.Option(
-        None, metavar="NAME=PATH", help="A row for this LoRA; may be given several times."
+        None,
+        metavar="NAME=PATH",
+        help="A row for this LoRA (a folder, or a hub id); may be given several times.",
     ),
     out: Path = typer.Option(None, help="The folder for scores, table and results.json."),
     limit: int = typer.Option(None, help="At most so many prompts of each set."),
     batch_size: int = typer.Option(None, help="Pictures that are made at once."),
     save_images: bool = typer.Option(None, "--save-images", help="Keep the pictures."),
+    skip_reward_check: bool = typer.Option(
+        False, "--skip-reward-check", help="Use scorers although they were not checked."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the configuration and stop."),
 ) -> None:
     """Score a model and adapters of it: per-image scores, a table with intervals, results.json."""
@@ -29,6 +34,7 @@ def evaluate(
     from flowopd.evaluation.run import evaluate as run
     from flowopd.evaluation.table import terminal_table
     from flowopd.reporting.terminal import show
+    from flowopd.training.ranks import is_main, named_process, start_team
 
     config, overrides = split_arguments(arguments)
     options = given(
@@ -38,12 +44,19 @@ def evaluate(
         limit=limit,
         batch_size=batch_size,
         save_images=save_images,
+        check_rewards=False if skip_reward_check else None,
     )
-    plan = prepare(load_config(EvalConfig, config, overrides, options=options))
+    with named_process():
+        team = start_team()
+        plan = prepare(load_config(EvalConfig, config, overrides, options=options))
+        team.wait()  # nobody may check any more when the main process begins to write
+        rows = [] if dry_run else run(plan, team=team)
+        team.leave()
+    if not is_main():
+        return
     if dry_run:
         typer.echo(dump_yaml(plan.config), nl=False)
         return
-    rows = run(plan)
     show(terminal_table(plan.config.name, rows))
     typer.echo(plan.config.out / RESULTS)
 

@@ -19,7 +19,9 @@ MEBIBYTE = 2**20
 
 def merge(
     adapters: list[Path] = typer.Argument(
-        ..., metavar="ADAPTER...", help="LoRAs of one base: folders, or .safetensors files."
+        ...,
+        metavar="ADAPTER...",
+        help="LoRAs of one base: folders, .safetensors files, or hub ids (org/name[@revision]).",
     ),
     out: Path = typer.Option(..., help="The folder for the merged adapter."),
     weights: str = typer.Option(
@@ -80,16 +82,15 @@ def _model(name: str) -> "ModelConfig":
 
 
 def _require_model(model: "ModelConfig", adapters: list[Path]) -> None:
-    from flowopd.adapters import check_adapters
+    from flowopd.adapters import check_loras
 
-    check_adapters(model, {str(path): path for path in adapters})
+    check_loras(model, {str(path): path for path in adapters})
 
 
 def _require_elsewhere(out: Path, files: "list[AdapterFiles]") -> None:
     """A merge must not take the place of what it was made from."""
     for adapter in files:
-        folder = adapter.source if adapter.source.is_dir() else adapter.source.parent
-        if folder.resolve() == out.resolve():
+        if adapter.folder.resolve() == out.resolve():
             raise FlowOPDError(
                 f"The output folder {out} holds an adapter to be merged, {adapter.source}, which "
                 "would be replaced. Choose another with --out."

@@ -23,7 +23,7 @@ def sample(
     noise_level: float = typer.Option(None, help="Noise level of flow_sde and cps."),
     height: int = typer.Option(None, help="Height in pixels."),
     width: int = typer.Option(None, help="Width in pixels."),
-    adapter: Path = typer.Option(None, help="A LoRA: a folder, or a .safetensors file."),
+    adapter: Path = typer.Option(None, help="A LoRA: a folder, a .safetensors file, or a hub id."),
     batch_size: int = typer.Option(None, help="Pictures that are made at once."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the configuration and stop."),
 ) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from flowopd import plugins
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
 from flowopd.rewards.scorer import Scorer, applies, check_record
+from flowopd.rewards.settings import ScorerSpec, by_name
 from flowopd.tasks.prompt_set import PromptSet, read_set
 from flowopd.tasks.prompts import PromptRecord
 
@@ -25,17 +25,19 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 class EvalConfig(SamplingConfig):
     """A protocol file, with what the command line adds to it: which model, where to."""
 
-    shorthands = {"model": model_keys}  # noqa: RUF012
+    shorthands = {"model": model_keys, "scorers.*": by_name}  # noqa: RUF012
 
     name: str = Field(min_length=1)
     prompts: list[PromptSet] = Field(min_length=1)
-    scorers: list[str] = Field(min_length=1)
+    scorers: list[ScorerSpec] = Field(min_length=1)
     images_per_prompt: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
     """At most so many prompts of each set."""
     batch_size: int = Field(16, ge=1)
     save_images: bool = False
+    check_rewards: bool = True
+    """Whether the scorers check themselves before they are used."""
     model: ModelField
     adapters: dict[Name, Path] = Field(default_factory=dict)
     text_cache: Path | None = None
@@ -68,7 +70,7 @@ def read_job(config: EvalConfig) -> Job:
         for prompts, found in zip(config.prompts, sets, strict=True)
         for _ in found
     ]
-    scorers: list[Scorer] = [plugins.load_scorer(name) for name in config.scorers]
+    scorers: list[Scorer] = [spec.load() for spec in config.scorers]
     job = Job(records, counts, scorers, _describe(config, sets, scorers))
     check_scorers(config.scorers, job)
     return job
@@ -79,10 +81,10 @@ def reads(scorer: Scorer, record: PromptRecord, count: int) -> bool:
     return applies(scorer, record) and (count > 1 or not scorer.grouped)
 
 
-def check_scorers(names: Sequence[str], job: Job) -> None:
+def check_scorers(specs: Sequence[ScorerSpec], job: Job) -> None:
     """Refuse scorers that give the same metric, or cannot read the prompts."""
     owners: dict[str, str] = {}
-    for name, scorer in zip(names, job.scorers, strict=True):
+    for name, scorer in zip([spec.name for spec in specs], job.scorers, strict=True):
         for metric in scorer.metrics:
             if metric.name in owners:
                 raise FlowOPDError(
@@ -109,12 +111,13 @@ def check_scorers(names: Sequence[str], job: Job) -> None:
         )
 
 
-def _scorer_identity(name: str, scorer: Scorer) -> dict[str, Any]:
-    """A plug-in by its version, a file by its content."""
-    path = Path(name.rpartition(":")[0])
-    if path.suffix == ".py":
-        return {"name": f"{path.name}:{name.rpartition(':')[2]}", "sha256": sha256(path)}
-    return {"name": name, "version": scorer.version}
+def _scorer_identity(spec: ScorerSpec, scorer: Scorer) -> dict[str, Any]:
+    """A plug-in by its version, a file by its content, and both by the settings that count."""
+    settings = spec.identity()
+    own = {"settings": settings} if settings else {}
+    if spec.file is not None:
+        return {"name": spec.title, "sha256": sha256(spec.file), **own}
+    return {"name": spec.name, "version": scorer.version, **own}
 
 
 def _describe(
@@ -134,8 +137,8 @@ def _describe(
     numbers: dict[str, Any] = {
         "seed": config.seed,
         "scorers": [
-            _scorer_identity(name, scorer)
-            for name, scorer in zip(config.scorers, scorers, strict=True)
+            _scorer_identity(spec, scorer)
+            for spec, scorer in zip(config.scorers, scorers, strict=True)
         ],
         **sampling,
     }

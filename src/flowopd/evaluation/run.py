@@ -6,37 +6,32 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from flowopd.adapters import Adapters, Switch, adapter_warnings, check_adapters
 from flowopd.errors import FlowOPDError
+from flowopd.evaluation.drawing import Drawing, Place
 from flowopd.evaluation.protocol import BASE, EvalConfig, Job, read_job
 from flowopd.evaluation.results import Row, merge_rows, read_results, row_metrics, write_results
-from flowopd.evaluation.score import Images, score_images
+from flowopd.evaluation.score import Begin, Begun, Images, begin_scoring
 from flowopd.evaluation.score_file import Line, ScoreFile, refuse_other_protocol
 from flowopd.evaluation.table import markdown_table
 from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import opened
-from flowopd.policy.generate import Encode, generate
 from flowopd.policy.protocol import VelocityModel
 from flowopd.policy.text_cache import through_cache
 from flowopd.reporting.progress import progress
+from flowopd.rewards.work import Jury
+from flowopd.rewards.work.checking import check_jury
+from flowopd.team import Alone, Team
 from flowopd.versions import versions
 
-HOUSEKEEPING = {"path", "device", "gradient_checkpointing"}
+HOUSEKEEPING = {"path", "transformer", "device", "gradient_checkpointing", "compile"}
 """The keys of a model that do not change what it draws, or are said otherwise."""
 RESULTS, TABLE, SCORES, IMAGES = "results.json", "table.md", "scores", "images"
-
-
-class Place(NamedTuple):
-    """One image of the protocol: which prompt's, which of that prompt's, from which seed."""
-
-    prompt: int
-    image: int
-    seed: int
 
 
 def places(job: Job, seed: int) -> list[Place]:
@@ -84,21 +79,37 @@ def prepare(config: EvalConfig, *, job: Job | None = None) -> Plan:
     return Plan(config, job, adapters)
 
 
-def evaluate(plan: Plan, *, base: bool = True) -> list[Row]:
+def evaluate(plan: Plan, *, base: bool = True, team: Team | None = None) -> list[Row]:
     """Generate, score and write the base's row (if wanted) and one for each adapter.
 
-    All rows that the results file then has.
+    All rows that the results file then has. The processes of a team draw together; the main one
+    scores and writes, and the others have no rows.
     """
+    config, job, team = plan.config, plan.job, team or Alone()
+    if team.main:
+        make_writable(config.out / SCORES)
+    with Jury(zip(config.scorers, job.scorers, strict=True) if team.main else ()) as jury:
+        if config.check_rewards:
+            check_jury(jury, team)
+        return _rows(plan, base=base, team=team, begin=jury.call)
+
+
+def _rows(plan: Plan, *, base: bool, team: Team, begin: Begin) -> list[Row]:
     config, job = plan.config, plan.job
-    make_writable(config.out / SCORES)
+    rows: list[Row] = []
     with opened(config.model) as model:
-        rows = read_results(config.out / RESULTS, job.hash, model.fingerprint)
+        if team.main:
+            rows = read_results(config.out / RESULTS, job.hash, model.fingerprint)
         switch = Switch(model, plan.adapters)
         prompts = [record.prompt for record in job.records]
-        encode = through_cache(config.text_cache, model, prompts)
+        encode = through_cache(config.text_cache, model, prompts, team=team)
+        drawing = Drawing(config, job, model, encode, team)
         for name in (*([None] if base else []), *plan.adapters.files):
             with switch.using(name):
-                row = RowRun(plan, model, name, encode).finish()
+                if not team.main:
+                    drawing.help()
+                    continue
+                row = RowRun(plan, model, name, drawing, begin).finish()
             rows = merge_rows(rows, row)
             write_results(config.out / RESULTS, job.protocol, rows)
             write_atomic(config.out / TABLE, markdown_table(config.name, rows))
@@ -109,9 +120,14 @@ class RowRun:
     """One row: the images of every prompt by the model as it is now, and their scores."""
 
     def __init__(
-        self, plan: Plan, model: VelocityModel, adapter: str | None, encode: Encode
+        self,
+        plan: Plan,
+        model: VelocityModel,
+        adapter: str | None,
+        drawing: Drawing,
+        begin: Begin,
     ) -> None:
-        self.encode = encode
+        self.drawing, self.begin = drawing, begin
         self.config, self.job, self.model = plan.config, plan.job, model
         self.name = adapter or BASE
         self.adapter = plan.adapters.record(adapter) if adapter else None
@@ -121,6 +137,8 @@ class RowRun:
             if files
             else []
         )
+        if not plan.config.check_rewards:
+            self.warnings.append("the scorers were not checked.")
         self.settings = plan.config.model.model_dump(mode="json", exclude=HOUSEKEEPING)
         known = [model.fingerprint, getattr(model, "text_key", ""), json.dumps(self.settings)]
         parts = [*known, str(model.dtype), files.sha256 if files else ""]
@@ -145,22 +163,33 @@ class RowRun:
         done = self.file.done
         everything = places(self.job, self.config.seed)
         pending = [place for place in everything if place.prompt not in done]
+        batches = self.drawing.draw(pending)
         if pending:
-            for drawn, images in self._drawn(pending):
-                self.file.append(self._lines(drawn, images))
+            self._draw_and_score(pending, batches)
         return self._row()
 
-    def _drawn(self, pending: Sequence[Place]) -> Iterator[tuple[Sequence[Place], Images]]:
+    def _draw_and_score(self, pending: Sequence[Place], batches: Iterator[Images]) -> None:
+        """Some images are scored while the next are drawn; what was drawn is scored in any case."""
+        waiting: list[tuple[Sequence[Place], Images, Begun]] = []
+
+        def write() -> None:
+            self.file.append(self._lines(*waiting[0]))
+            del waiting[0]
+
+        try:
+            for drawn, images in self._by_prompt(pending, batches):
+                waiting.append((drawn, images, self._begin(drawn, images)))
+                if len(waiting) > 1:
+                    write()
+        finally:
+            while waiting:
+                write()
+
+    def _by_prompt(
+        self, pending: Sequence[Place], batches: Iterator[Images]
+    ) -> Iterator[tuple[Sequence[Place], Images]]:
         """The images in order, as soon as all those of a prompt are there."""
         left, images = list(pending), list[Images]()
-        batches = generate(
-            self.model,
-            [self.job.records[place.prompt].prompt for place in pending],
-            [place.seed for place in pending],
-            self.config,
-            batch_size=self.config.batch_size,
-            encode=self.encode,
-        )
         with progress(self.name, len(pending)) as advance:
             for batch in batches:
                 images.extend(batch)
@@ -179,11 +208,18 @@ class RowRun:
         )
         return max(ends, default=0)
 
-    def _lines(self, drawn: Sequence[Place], images: Images) -> list[Line]:
+    def _begin(self, drawn: Sequence[Place], images: Images) -> Begun:
+        return begin_scoring(
+            self.job.scorers,
+            images,
+            [self.job.records[place.prompt] for place in drawn],
+            [self.job.counts[place.prompt] for place in drawn],
+            [place.prompt for place in drawn],
+            begin=self.begin,
+        )
+
+    def _lines(self, drawn: Sequence[Place], images: Images, begun: Begun) -> list[Line]:
         records = [self.job.records[place.prompt] for place in drawn]
-        counts = [self.job.counts[place.prompt] for place in drawn]
-        prompts = [place.prompt for place in drawn]
-        found = score_images(self.job.scorers, images, records, counts, prompts)
         lines: list[Line] = [
             {
                 "prompt_index": place.prompt,
@@ -194,7 +230,7 @@ class RowRun:
                 "tag": record.tag,
                 **entry,
             }
-            for place, record, entry in zip(drawn, records, found, strict=True)
+            for place, record, entry in zip(drawn, records, begun.result(), strict=True)
         ]
         if self.config.save_images:
             self._save_images(images, lines)

@@ -22,7 +22,7 @@ class NoiseSource:
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal `[B, *shape]`, float32, drawn on the CPU and then moved to `device`."""
         draws = [torch.randn(*shape, generator=generator) for generator in self._generators]
-        return torch.stack(draws).to(device)
+        return torch.stack(draws).to(device, non_blocking=True)
 
     def state(self) -> Tensor:
         """Where every stream stands, `[B, n]` bytes, for `load_state`."""

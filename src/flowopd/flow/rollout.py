@@ -128,11 +128,17 @@ def _take(
             noise_level=sampler.noise_level,
             t_clamp=float(levels[1]),
         )
-    stochastic = kind != "ode" and bool((move.std > 0).all())
+    stochastic = _draws(sampler, index, float(levels[index + 1]))
     with torch.no_grad():
         drawn = noise.draw(x.shape[1:], x.device) if stochastic and noise else None
         x_next = move.mean.detach() if drawn is None else move.sample(drawn)
     return Step(index, x, t, t_next, v, move, x_next, stochastic)
+
+
+def _draws(sampler: Sampler, index: int, t_next: float) -> bool:
+    """Whether the step has a std that is not 0."""
+    kind = sampler.kind_at(index)
+    return sampler.noise_level > 0 and (kind == "flow_sde" or (kind == "cps" and t_next > 0))
 
 
 def _check_levels(levels: Tensor) -> None:

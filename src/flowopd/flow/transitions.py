@@ -2,6 +2,7 @@
 
 Shapes: x, v, mean [B, ...]; t, t_next, std, gain, sigma, dt all [B], or all 0-d.
 Arithmetic is float32 whatever the network's precision; float64 inputs stay float64.
+Numbers are checked where they are on the host: to look at those on a device is to wait for it.
 """
 
 import math
@@ -84,23 +85,33 @@ def flow_sde_sigma(t: Tensor, *, noise_level: float, t_clamp: float | Tensor | N
     The only place that knows of the singularity; mean, log-density and KL all come through here.
     """
     at_one = t == 1
-    if bool(at_one.any()):
+    if _usable(t_clamp) or bool(at_one.any()):
         t = torch.where(at_one, _clamps(t_clamp, t, at_one), t)
     return noise_level * (t / (1 - t)).sqrt()
+
+
+def _usable(t_clamp: float | Tensor | None) -> bool:
+    """Whether it can be put in place of any t, as far as that shows on the host."""
+    if isinstance(t_clamp, Tensor) and on_host(t_clamp):
+        return bool(((t_clamp > 0) & (t_clamp < 1)).all())
+    return isinstance(t_clamp, Tensor) or (t_clamp is not None and 0 < t_clamp < 1)
 
 
 def _clamps(t_clamp: float | Tensor | None, t: Tensor, at_one: Tensor) -> Tensor:
     """`t_clamp` for each t; it need not be usable where it is not used."""
     if t_clamp is None:
         raise FlowOPDError(singular_at_one("None"))
-    clamps = torch.as_tensor(t_clamp, dtype=t.dtype, device=t.device)
+    if isinstance(t_clamp, Tensor):
+        clamps = t_clamp.to(t.device, t.dtype, non_blocking=True)
+    else:
+        clamps = torch.full_like(t, t_clamp)
     if clamps.ndim > 0 and clamps.shape != t.shape:
         raise FlowOPDError(
             f"t_clamp has shape {list(clamps.shape)}; it must be a number or one for each t, "
             f"{list(t.shape)}."
         )
     clamps = clamps.expand(t.shape)
-    if not bool(((clamps > 0) & (clamps < 1))[at_one].all()):
+    if on_host(clamps) and not bool(((clamps > 0) & (clamps < 1))[at_one].all()):
         raise FlowOPDError(singular_at_one(str(clamps.tolist())))
     return clamps
 
@@ -161,6 +172,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
+def on_host(*tensors: Tensor) -> bool:
+    """Whether the numbers can be looked at without waiting for a device."""
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
 def per_sample(scalars: Tensor, like: Tensor) -> Tensor:
     """`[B]` as `[B, 1, ...]`, to broadcast against `like`; 0-d stays 0-d."""
     return scalars if scalars.ndim == 0 else scalars.view(-1, *[1] * (like.ndim - 1))
@@ -192,7 +208,8 @@ def _check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor)
 
 
 def _check_stochastic(kind: Kind, t: Tensor, t_next: Tensor, noise_level: float) -> None:
-    if not bool(((t > 0) & (t <= 1) & (t_next >= 0) & (t_next < t)).all()):
+    falling = (t > 0) & (t <= 1) & (t_next >= 0) & (t_next < t)
+    if on_host(t, t_next) and not bool(falling.all()):
         raise FlowOPDError(
             f"a {kind} step goes from t = {t.tolist()} to {t_next.tolist()}; "
             "it must go down, with 1 >= t > t_next >= 0."
@@ -205,7 +222,7 @@ def _check_stochastic(kind: Kind, t: Tensor, t_next: Tensor, noise_level: float)
 
 
 def _check_has_density(transition: Transition, what: str) -> None:
-    if not bool((transition.std > 0).all()):
+    if on_host(transition.std) and not bool((transition.std > 0).all()):
         raise FlowOPDError(
             f"a deterministic step (std 0) has no {what}: ODE steps and the last CPS step are "
             "such. Leave them out, or use a weighting that needs no density ('uniform' or 'ode')."

@@ -13,10 +13,10 @@ LORA_PREFIX = "transformer"
 
 
 def parents(adapters: Sequence[AdapterFiles], weights: Sequence[float]) -> list[dict[str, Any]]:
-    """The adapters by name, weight and SHA-256."""
+    """The adapters by name, weight and SHA-256, and by commit if they are the hub's."""
     names = short_names([adapter.source for adapter in adapters])
     return [
-        {"name": name, "weight": weight, "sha256": adapter.sha256}
+        {"name": name, "weight": weight, "sha256": adapter.sha256, **adapter.origin}
         for name, weight, adapter in zip(names, weights, adapters, strict=True)
     ]
 
@@ -79,5 +79,4 @@ def lora_prefix(adapters: Sequence[AdapterFiles]) -> str | None:
 
 
 def _is_for_diffusers(adapter: AdapterFiles) -> bool:
-    folder = adapter.source if adapter.source.is_dir() else adapter.source.parent
-    return adapter.layout == "diffusers" or (folder / DIFFUSERS_WEIGHTS).is_file()
+    return adapter.layout == "diffusers" or (adapter.folder / DIFFUSERS_WEIGHTS).is_file()

@@ -1,5 +1,7 @@
 """Reading LoRA adapters, in the folder formats of PEFT and of diffusers, and checking them.
 
+From a folder or a weights file, or by a name on the Hugging Face hub.
+
 PEFT:      adapter_config.json, adapter_model.safetensors   base_model.model.<path>.lora_A.weight
 diffusers: pytorch_lora_weights.safetensors                 transformer.<path>.lora_A.weight
 Beside either, `flowopd.json` says which base the adapter was trained on and by what.
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
+from flowopd.policy.adapter_hub import HubAdapter, fetch
+from flowopd.policy.adapter_keys import PEFT_PREFIX, require_one_prefix, unwrapped
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, interpret
 from flowopd.policy.lora import LoraSettings, parse_settings
 from flowopd.policy.lora_match import linear_layers, match_all_keys
@@ -24,7 +28,6 @@ from flowopd.policy.weight_files import read_json, sha256_json
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
-PEFT_PREFIX = "base_model.model."
 NOTES = "flowopd.json"
 Layout = Literal["peft", "diffusers"]
 
@@ -34,21 +37,40 @@ class AdapterFiles:
     """An adapter as read: float32 tensors under `<module path>.lora_A.weight` and `.lora_B.`"""
 
     source: Path
+    """As it was named: a path, or a name on the hub."""
     layout: Layout
     config: LoraSettings
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
     sha256: str
+    """Of the weights file."""
+    hub: HubAdapter | None = None
+    """What was fetched, of an adapter on the hub."""
 
     @property
     def identity(self) -> str:
         """SHA-256 of all that it computes: the weights file, and the settings beside it."""
         return sha256_json([self.sha256, self.config.to_config()])
 
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        if self.hub is not None:
+            return self.hub.folder
+        return self.source if self.source.is_dir() else self.source.parent
 
-def read_adapter(folder: str | Path) -> AdapterFiles:
-    """An adapter from a folder of either format, or from one weights file."""
-    weights = _find_weights(Path(folder))
+    @property
+    def origin(self) -> dict[str, str]:
+        """For records: the repository and the commit of an adapter on the hub; else nothing."""
+        if self.hub is None:
+            return {}
+        return {"hub": self.hub.repository, "commit": self.hub.commit}
+
+
+def read_adapter(place: str | Path) -> AdapterFiles:
+    """An adapter from a folder of either format, from one weights file, or from the hub."""
+    hub = fetch(place)
+    weights = _find_weights(Path(place) if hub is None else hub.folder)
     notes_file = weights.parent / NOTES
     notes = read_json(notes_file) if notes_file.is_file() else {}
     digest = sha256(weights)
@@ -64,21 +86,22 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     if weights.stem == Path(PEFT_WEIGHTS).stem and config_file.is_file():
         layout = "peft"
         config = parse_settings(read_json(config_file), str(config_file))
-        _require_one_prefix(raw, weights)
-        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in raw.items()}
+        names = unwrapped(raw, PEFT_PREFIX, weights)
+        require_one_prefix(names.values(), weights)
+        tensors = {name.removeprefix(PEFT_PREFIX): raw[key] for key, name in names.items()}
     else:
         _require_no_peft_keys(raw, weights)
         config, tensors = interpret(raw, metadata, weights)
     tensors = {key: tensor.float() for key, tensor in tensors.items()}
     _require_finite(tensors, weights)
-    return AdapterFiles(Path(folder), layout, config, tensors, notes, digest)
+    return AdapterFiles(Path(place), layout, config, tensors, notes, digest, hub)
 
 
 def check_adapter(
-    folder: str | Path, skeleton: nn.Module, fingerprint: str | None = None
+    place: str | Path, skeleton: nn.Module, fingerprint: str | None = None
 ) -> AdapterFiles:
     """Read an adapter and hold it against a model that need not have weights (meta device)."""
-    files = read_adapter(folder)
+    files = read_adapter(place)
     require_fit(files, linear_layers(skeleton), fingerprint)
     return files
 
@@ -154,20 +177,6 @@ def _require_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
             f"{file} holds infinite or undefined numbers in {len(broken)} of its tensors "
             f"({', '.join(broken[:4])}). It was saved from a run that had diverged, or is damaged."
         )
-
-
-def _require_one_prefix(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """PEFT's prefix on every key or on none: with both, two keys could mean one tensor."""
-    prefixed = [key for key in tensors if key.startswith(PEFT_PREFIX)]
-    plain = [key for key in tensors if not key.startswith(PEFT_PREFIX)]
-    if not prefixed or not plain:
-        return
-    twins = [key for key in plain if PEFT_PREFIX + key in tensors]
-    one, other = (PEFT_PREFIX + twins[0], twins[0]) if twins else (prefixed[0], plain[0])
-    raise FlowOPDError(
-        f"{file} has keys with PEFT's prefix and keys without it ({one} and {other}); all should "
-        f"begin with {PEFT_PREFIX}, or none."
-    )
 
 
 def _require_no_peft_keys(tensors: Mapping[str, Tensor], file: Path) -> None:

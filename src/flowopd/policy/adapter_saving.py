@@ -15,13 +15,8 @@ from torch import Tensor
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
-from flowopd.policy.adapter_files import (
-    NOTES,
-    PEFT_CONFIG,
-    PEFT_PREFIX,
-    PEFT_WEIGHTS,
-    broken_keys,
-)
+from flowopd.policy.adapter_files import NOTES, PEFT_CONFIG, PEFT_WEIGHTS, broken_keys
+from flowopd.policy.adapter_keys import PEFT_PREFIX
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, write_diffusers
 from flowopd.policy.lora import LoraSettings
 

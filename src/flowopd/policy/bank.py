@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowopd.errors import FlowOPDError
-from flowopd.policy.adapter_files import read_adapter, require_fit
+from flowopd.policy.adapter_files import AdapterFiles, read_adapter, require_fit
 from flowopd.policy.adapter_saving import write_adapter
 from flowopd.policy.lora import A_SUFFIX, ALL_LINEAR, LoraSettings
-from flowopd.policy.lora_layers import inject_lora, layer_parameters
+from flowopd.policy.lora_layers import BASE, LoraLinear, inject_lora, layer_parameters
 from flowopd.policy.lora_match import expected_shapes, linear_layers, match_all_keys
 
 
@@ -53,8 +53,8 @@ class AdapterInfo:
 class _Adapter:
     info: AdapterInfo
     key: str
-    """The name inside PEFT's layers, where dots and some words are not allowed."""
-    layers: Mapping[str, Any]
+    """The name inside the layers, where dots are not allowed."""
+    layers: Mapping[str, LoraLinear]
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return layer_parameters(self.layers, self.key)
@@ -76,7 +76,9 @@ class AdapterBank:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """The base's name, fingerprint and settings are written beside every adapter it saves."""
-        if hasattr(transformer, "peft_config"):
+        if hasattr(transformer, "peft_config") or any(
+            isinstance(module, LoraLinear) for module in transformer.modules()
+        ):
             raise FlowOPDError("The transformer already has adapters; a bank needs a plain one.")
         self.transformer = transformer.requires_grad_(False)
         self.base_name = base_name
@@ -84,10 +86,8 @@ class AdapterBank:
         self.settings = dict(settings or {})
         self._base_layers = linear_layers(transformer)
         self._adapters: dict[str, _Adapter] = {}
-        self._lora_layers: list[Any] = []
-        # PEFT's layers apply the adapters in their list of active ones. All of them share this
-        # list, so that one assignment switches the network.
-        self._active_keys: list[str] = []
+        self._layers: dict[str, LoraLinear] = {}
+        """Every layer that some adapter adapts, by path."""
         self._active: str | None = None
         self._checkpointing: list[Any] = [
             module for module in transformer.modules() if hasattr(module, "gradient_checkpointing")
@@ -154,14 +154,23 @@ class AdapterBank:
         tensors = {key: tensor.clone() for key, tensor in self.state_dict(source).items()}
         return self._add(name, role, self._find(source).info.config, tensors)
 
-    def load(self, name: str, folder: str | Path, role: Role) -> AdapterInfo:
-        """An adapter in PEFT's or diffusers' format, if every key has its place."""
+    def load(self, name: str, adapter: str | Path | AdapterFiles, role: Role) -> AdapterInfo:
+        """An adapter in PEFT's or diffusers' format (or as read), if every key has its place."""
         self._require_free(name, role)
-        files = read_adapter(folder)
+        files = adapter if isinstance(adapter, AdapterFiles) else read_adapter(adapter)
         require_fit(files, self._base_layers, self.fingerprint)
         return self._add(
             name, role, files.config, files.tensors, files.source, files.sha256, files.notes
         )
+
+    def fold(self, name: str) -> None:
+        """Trade memory for speed: keep copies of the layers that a frozen adapter adapts, with
+        the adapter in them. They have the base's precision, and so a little of its rounding."""
+        adapter = self._find(name)
+        if adapter.info.role is Role.STUDENT:
+            raise FlowOPDError(f"The student {name!r} is trained; only frozen adapters are folded.")
+        for layer in adapter.layers.values():
+            layer.fold(adapter.key)
 
     def using(self, name: str | None) -> contextlib.AbstractContextManager[None]:
         """Forward passes inside use this adapter, or with None the base.
@@ -171,11 +180,6 @@ class AdapterBank:
         """
         if name is not None:
             self._find(name)
-        if any(layer._active_adapter is not self._active_keys for layer in self._lora_layers):
-            raise FlowOPDError(
-                "The adapters of this transformer were switched by something other than the bank "
-                "(PEFT's set_adapter or diffusers' set_adapters). Switch them by using() alone."
-            )
         self._take_over_checkpointing()
         return _Using(self, name)
 
@@ -239,22 +243,18 @@ class AdapterBank:
         key = f"{len(self._adapters)}_{re.sub(r'[^0-9A-Za-z]', '_', name)}"
         layers = inject_lora(self.transformer, key, settings, tensors)
         self._adapters[name] = _Adapter(info, key, layers)
-        known = {id(layer) for layer in self._lora_layers}
-        self._lora_layers += [layer for layer in layers.values() if id(layer) not in known]
-        for layer in self._lora_layers:
-            layer._active_adapter = self._active_keys
-        self._restore_gradients()
-        return info
-
-    def _restore_gradients(self) -> None:
-        """PEFT turns gradients on and off while it adds adapters."""
-        self.transformer.requires_grad_(False)
-        if self.student is not None:
+        self._layers |= layers
+        if info.role is Role.STUDENT:
             for _, parameter in self.trainable_parameters():
                 parameter.requires_grad_(True)
+        return info
 
     def _activate(self, name: str | None) -> None:
-        self._active_keys[:] = [] if name is None else [self._adapters[name].key]
+        if name == self._active:
+            return
+        key = BASE if name is None else self._adapters[name].key
+        for layer in self._layers.values():
+            layer.select(key)
         self._active = name
 
     def _find(self, name: str) -> _Adapter:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
+from flowopd.policy.adapter_keys import require_distinct, unwrapped
 from flowopd.policy.lora import A_SUFFIX, B_SUFFIX, LoraSettings, module_path, parse_settings
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -34,8 +35,9 @@ def interpret(
 ) -> tuple[LoraSettings, dict[str, Tensor]]:
     """Settings from the header, else from `.alpha` keys, else diffusers' rule: alpha = rank."""
     prefix = _PREFIX if any(key.startswith(_PREFIX) for key in raw) else ""
-    names = {key: _usual_key(key.removeprefix(prefix)) for key in raw}
-    _require_distinct(names, file)
+    plain = unwrapped(raw, prefix, file)
+    names = {key: _usual_key(name.removeprefix(prefix)) for key, name in plain.items()}
+    require_distinct(names, file)
     alphas = {
         name.removesuffix(ALPHA_SUFFIX): _alpha(raw[key], key, file)
         for key, name in names.items()
@@ -55,18 +57,6 @@ def _usual_key(key: str) -> str:
         if key.endswith(suffix):
             return key.removesuffix(suffix) + usual
     return key
-
-
-def _require_distinct(names: Mapping[str, str], file: Path) -> None:
-    """Refuse two keys of the file that are two spellings of one name."""
-    first: dict[str, str] = {}
-    for key, name in names.items():
-        if name in first:
-            raise FlowOPDError(
-                f"{file} holds {name} twice, as {first[name]} and as {key}. Keep the one that the "
-                "adapter was trained to."
-            )
-        first[name] = key
 
 
 def _alpha(tensor: Tensor, key: str, file: Path) -> float:

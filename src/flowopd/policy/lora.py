@@ -15,6 +15,8 @@ from flowopd.errors import FlowOPDError
 A_SUFFIX = ".lora_A.weight"
 B_SUFFIX = ".lora_B.weight"
 ALL_LINEAR = "all-linear"
+DEFAULT_RANK = DEFAULT_ALPHA = 8
+"""PEFT's, in all of its versions."""
 
 # Fields of PEFT's configuration that are read here, and those that do not alter what the adapter
 # computes. Any other field that is set is a variant of LoRA that a shared frozen base cannot carry.
@@ -47,6 +49,7 @@ _NEUTRAL = {
     "revision",
     "runtime_config",
     "task_type",
+    "velora_config",
 }
 # PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, … subtract their start from the base weights.
 _INITS_THAT_KEEP_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -114,7 +117,8 @@ class LoraSettings:
 def parse_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
     """PEFT's configuration, or an error that names the field that cannot be honoured."""
     _refuse_variants(config, where)
-    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
+    rank, alpha = config.get("r", DEFAULT_RANK), config.get("lora_alpha", DEFAULT_ALPHA)
+    targets = config.get("target_modules")
     if not _is_number(rank) or rank != int(rank) or rank < 1:
         raise FlowOPDError(f"{where}: r is {rank!r}; it must be a whole number of at least 1.")
     if not _is_number(alpha):
@@ -151,15 +155,16 @@ def _refuse_variants(config: Mapping[str, Any], where: str) -> None:
     if kind != "LORA":
         raise FlowOPDError(f"{where}: peft_type is {kind!r}; only LORA adapters can be used.")
     refused = [key for key in config if key not in _READ | _NEUTRAL and config[key]]
-    if config.get("bias", "none") != "none":
+    if (config.get("bias") or "none") != "none":
         refused.append("bias")
     if config.get("init_lora_weights") not in _INITS_THAT_KEEP_THE_BASE:
         refused.append("init_lora_weights")
     if refused:
         found = ", ".join(f"{key}={config[key]!r}" for key in refused)
         raise FlowOPDError(
-            f"{where}: {found} cannot be honoured, because all adapters share one unchanged base. "
-            "Plain LoRA is supported, with rank_pattern, alpha_pattern and use_rslora."
+            f"{where}: {found} cannot be honoured: all adapters share one unchanged base, and what "
+            "is not known here may compute something else. Plain LoRA is supported, with "
+            "rank_pattern, alpha_pattern and use_rslora."
         )
 
 

@@ -6,13 +6,17 @@ Shapes: B samples, L tokens, C token width, P width of the pooled embedding.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from flowopd.config import Config
 from flowopd.errors import FlowOPDError
+
+if TYPE_CHECKING:
+    from flowopd.policy.network import Network, NetworkFiles
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class PromptEmbeds:
         """The prompts at the indices; an index may come more than once."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.sequence.device)
         return PromptEmbeds(self.sequence[index], self.pooled[index])
+
+    def expand(self, count: int) -> "PromptEmbeds":
+        """One prompt as many times as asked, in the memory of one."""
+        return PromptEmbeds(self.sequence.expand(count, -1, -1), self.pooled.expand(count, -1))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -123,6 +131,10 @@ class ModelConfig(Config, ABC):
 
     family: str
 
+    whole_networks: ClassVar[bool] = False
+    """Whether there are whole networks of this family: as teachers, and students of which all is
+    trained."""
+
     @abstractmethod
     def check(self) -> None:
         """Refuse, before any weight is loaded, what cannot be opened."""
@@ -141,6 +153,24 @@ class ModelConfig(Config, ABC):
     @abstractmethod
     def open(self) -> VelocityModel:
         """The model with its weights."""
+
+    def network(self, source: Path) -> "NetworkFiles":
+        """A whole network that can teach this model, looked at and not loaded."""
+        raise FlowOPDError(
+            f"{source} holds no adapter, and the family {self.family} has no whole networks as "
+            "teachers; give the folder of an adapter."
+        )
+
+    def own_network(self) -> "NetworkFiles":
+        """The model's own transformer, for a student of which all is trained; its weights are
+        there, once the model has been opened."""
+        raise NotImplementedError
+
+    def open_network(
+        self, files: "NetworkFiles", device: torch.device, dtype: torch.dtype | None = None
+    ) -> "Network":
+        """The network with its weights on a device; None is the model's own precision."""
+        raise NotImplementedError
 
 
 def require_finite(embeds: PromptEmbeds, prompts: Sequence[str]) -> None:

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from flowopd.devices import pick_device
 from flowopd.errors import FlowOPDError
-from flowopd.flow.schedule import TRAINING_LEVELS
 from flowopd.policy import sd3_files
-from flowopd.policy.attention import AttentionBackend, pin_attention
+from flowopd.policy.attention import AttentionBackend
+from flowopd.policy.network import Network, NetworkFiles, read_network
 from flowopd.policy.protocol import JOINT_ATTENTION, ModelConfig, PromptEmbeds
 from flowopd.policy.sd3_text import SD3TextEncoders
+from flowopd.policy.sd3_transformer import load_transformer, look_at, sd3_velocity
 from flowopd.policy.weight_files import sha256_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -27,6 +29,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 class SD3Config(ModelConfig):
     """Where a pipeline is, and how it is run."""
 
+    whole_networks: ClassVar[bool] = True
+
     family: Literal["sd3"] = "sd3"
     path: str = Field(min_length=1, description="A folder that diffusers opens, or a hub id.")
     revision: str | None = Field(None, description="A hub id's branch, tag or commit.")
@@ -37,18 +41,24 @@ class SD3Config(ModelConfig):
     t5_length: int = Field(256, ge=1, le=512, description="Tokens of T5 (77 of CLIP are added).")
     attention_backend: AttentionBackend | None = Field(None, description="null: torch's choice.")
     gradient_checkpointing: bool = Field(False, description="Less memory, slower.")
+    compile: bool = Field(False, description="torch.compile of the blocks; slow at first.")
+    transformer: str | None = Field(
+        None, description="A folder with another transformer, in place of the pipeline's own."
+    )
 
-    @field_validator("path")
+    @field_validator("path", "transformer")
     @classmethod
-    def _beside_the_recipe(cls, path: str, info: ValidationInfo) -> str:
+    def _beside_the_recipe(cls, path: str | None, info: ValidationInfo) -> str | None:
         """A relative path may be relative to the configuration file that names it."""
         folder = (info.context or {}).get("folder")
-        if folder is None or not (Path(folder) / path).is_dir():
+        if folder is None or path is None or not (Path(folder) / path).is_dir():
             return path
         return str(Path(folder) / path)
 
     def check(self) -> None:
         pick_device(self.device)
+        if self.transformer is not None:
+            sd3_files.transformer_config(self._transformer_in(Path()))
         if sd3_files.is_hub_id(self.path):
             return
         if self.revision is not None:
@@ -59,20 +69,35 @@ class SD3Config(ModelConfig):
         sd3_files.check_folder(self._local, self.t5)
 
     def fingerprint(self) -> str | None:
-        if sd3_files.is_hub_id(self.path):
+        if self.transformer is None and sd3_files.is_hub_id(self.path):
             return None
-        return sd3_files.transformer_fingerprint(self._local)
+        return sd3_files.fingerprint_of(self._transformer_in(self._local))
 
     def skeleton(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel
 
-        if sd3_files.is_hub_id(self.path):
-            folder = sd3_files.download_config(self.path, self.revision)
-        else:
+        if not sd3_files.is_hub_id(self.path):
             self.check()
-            folder = self._local
+        folder = self._transformer_in(self._base())
         with torch.device("meta"):
             return SD3Transformer2DModel.from_config(sd3_files.transformer_config(folder))
+
+    def network(self, source: Path) -> NetworkFiles:
+        return look_at(source, self._transformer_in(self._base()))
+
+    def own_network(self) -> NetworkFiles:
+        return read_network(self._transformer_in(self._base()))
+
+    def open_network(
+        self, files: NetworkFiles, device: torch.device, dtype: torch.dtype | None = None
+    ) -> Network:
+        computed = DTYPES[self.dtype]
+        transformer = load_transformer(self, files.fetched(), dtype or computed, device)
+
+        def velocity(network: nn.Module, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
+            return sd3_velocity(network, x, t, prompts, computed)
+
+        return Network(files, transformer, velocity)
 
     def open(self) -> "SD3Model":
         self.check()
@@ -80,7 +105,19 @@ class SD3Config(ModelConfig):
         if sd3_files.is_hub_id(self.path):
             folder = sd3_files.download(self.path, self.revision, self.t5)
             sd3_files.check_folder(folder, self.t5)
-        return SD3Model(self, folder)
+        return SD3Model(self, folder, self._transformer_in(folder))
+
+    def _base(self) -> Path:
+        """The pipeline's folder, with at least the transformer's configuration."""
+        if sd3_files.is_hub_id(self.path):
+            return sd3_files.download_config(self.path, self.revision)
+        return self._local
+
+    def _transformer_in(self, pipeline: Path) -> Path:
+        """The transformer's folder: the pipeline's own, or the one in its place."""
+        if self.transformer is None:
+            return pipeline / "transformer"
+        return read_network(Path(self.transformer).expanduser()).folder
 
     @property
     def _local(self) -> Path:
@@ -93,13 +130,14 @@ class SD3Model:
     lora_prefix: str | None = "transformer"
     default_targets: tuple[str, ...] = JOINT_ATTENTION
 
-    def __init__(self, config: SD3Config, folder: Path) -> None:
+    def __init__(self, config: SD3Config, folder: Path, transformer: Path) -> None:
+        """The pipeline in `folder`, with the transformer of another folder or its own."""
         self.name = config.path
         self.shift = sd3_files.read_shift(folder)
-        self.fingerprint = sd3_files.transformer_fingerprint(folder)
+        self.fingerprint = sd3_files.fingerprint_of(transformer)
         self._dtype = DTYPES[config.dtype]
         self._device = pick_device(config.device)
-        self.transformer: nn.Module = self._load_transformer(config, folder)
+        self.transformer = load_transformer(config, transformer, self._dtype, self._device)
         self.vae = self._load_vae(config, folder)
         t5 = sd3_files.resolve_t5(folder, config.t5)
         self.text_key = _text_key(config, folder, t5, self.transformer)
@@ -146,20 +184,7 @@ class SD3Model:
         return self._text.encode(prompts)
 
     def velocity(self, x: Tensor, t: Tensor, prompts: PromptEmbeds) -> Tensor:
-        if x.ndim != 4 or t.shape != x.shape[:1] or len(prompts) != len(x):
-            raise FlowOPDError(
-                f"velocity takes latents [B,C,H,W], noise levels [B] and B prompts, and got "
-                f"{list(x.shape)}, {list(t.shape)} and {len(prompts)} prompts."
-            )
-        prompts = prompts.to(self._device, self._dtype)
-        v = self.transformer(
-            hidden_states=x.to(self._device, self._dtype),
-            timestep=t.to(self._device, torch.float32) * TRAINING_LEVELS,
-            encoder_hidden_states=prompts.sequence,
-            pooled_projections=prompts.pooled,
-            return_dict=False,
-        )[0]
-        return v.float()
+        return sd3_velocity(self.transformer, x, t, prompts, self._dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         config = self.vae.config
@@ -171,22 +196,6 @@ class SD3Model:
     def drop_text_encoders(self) -> None:
         self._text.drop()
 
-    def _load_transformer(self, config: SD3Config, folder: Path) -> Any:
-        from diffusers import SD3Transformer2DModel
-
-        transformer = SD3Transformer2DModel.from_pretrained(
-            folder,
-            subfolder="transformer",
-            local_files_only=True,
-            **sd3_files.load_in(self._dtype),
-        )
-        transformer.to(self._device).requires_grad_(False).eval()
-        if config.attention_backend is not None:
-            pin_attention(transformer, config.attention_backend)
-        if config.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
-        return transformer
-
     def _load_vae(self, config: SD3Config, folder: Path) -> Any:
         from diffusers import AutoencoderKL
 
@@ -197,21 +206,6 @@ class SD3Model:
             **sd3_files.load_in(DTYPES[config.vae_dtype]),
         )
         return vae.to(self._device).requires_grad_(False).eval()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name, if it is here; ``auto`` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise FlowOPDError(
-            f"The device {name!r} cannot be used here: {reason} Use auto, cpu, cuda or cuda:1."
-        ) from None
-    return device
 
 
 def _text_key(config: SD3Config, folder: Path, t5: bool, transformer: Any) -> str:

@@ -4,13 +4,13 @@ Everything here happens before weights are loaded.
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.flow.schedule import TRAINING_LEVELS
+from flowopd.hub import REPOSITORY, hub_errors, not_fetched
 from flowopd.policy.weight_files import (
     fingerprint,
     read_header,
@@ -20,6 +20,7 @@ from flowopd.policy.weight_files import (
 )
 
 PIPELINE = "StableDiffusion3Pipeline"
+TRANSFORMER = "SD3Transformer2DModel"
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 OTHER_SCHEDULES = (
     "use_dynamic_shifting",
@@ -34,12 +35,11 @@ OTHER_SCHEDULES = (
 CORE = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 CLIPS = {"text_encoder": "model", "text_encoder_2": "model"}
 T5 = {"text_encoder_3": "model"}
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def is_hub_id(path: str) -> bool:
     """Whether the text names a repository (``org/name``) and no folder that is here."""
-    return HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+    return REPOSITORY.fullmatch(path) is not None and not Path(path).exists()
 
 
 def has_t5(folder: Path) -> bool:
@@ -76,7 +76,7 @@ def check_folder(folder: Path, t5: bool | None) -> None:
         _check_part(folder / part, stem)
         if part not in CORE:
             _check_tokenizer(folder / tokenizer_of(part))
-    transformer_config(folder)
+    transformer_config(folder / "transformer")
     read_shift(folder)
 
 
@@ -99,11 +99,11 @@ def tokenizer_of(part: str) -> str:
 
 def transformer_config(folder: Path) -> dict[str, Any]:
     """The transformer's config.json, which must be that of an SD3 transformer."""
-    path = folder / "transformer" / "config.json"
+    path = folder / "config.json"
     config = read_json(path)
-    if config.get("_class_name") != "SD3Transformer2DModel":
+    if config.get("_class_name") != TRANSFORMER:
         raise FlowOPDError(
-            f"{path} is of a {config.get('_class_name')}; it should be a SD3Transformer2DModel."
+            f"{path} is of a {config.get('_class_name')}; it should be a {TRANSFORMER}."
         )
     return config
 
@@ -138,9 +138,9 @@ def read_shift(folder: Path) -> float:
     return float(shift)
 
 
-def transformer_fingerprint(folder: Path) -> str:
-    part = folder / "transformer"
-    return fingerprint(transformer_config(folder), weight_files(part, CORE["transformer"]))
+def fingerprint_of(folder: Path) -> str:
+    """Of the transformer in a folder."""
+    return fingerprint(transformer_config(folder), weight_files(folder, CORE["transformer"]))
 
 
 def text_fingerprint(folder: Path, t5: bool) -> str:
@@ -180,8 +180,8 @@ def download(hub_id: str, revision: str | None, t5: bool | None) -> Path:
             allow_patterns=["model_index.json", *(f"{part}/*" for part in parts)],
             ignore_patterns=["*.fp16*", "*.bin", "*.msgpack", "*.onnx*"],
         )
-    except (OSError, ValueError) as error:
-        raise FlowOPDError(_not_fetched(hub_id, revision, error)) from error
+    except hub_errors() as error:
+        raise FlowOPDError(not_fetched(hub_id, revision, error)) from error
     return Path(folder)
 
 
@@ -191,14 +191,6 @@ def download_config(hub_id: str, revision: str | None) -> Path:
 
     try:
         path = hf_hub_download(hub_id, "transformer/config.json", revision=revision)
-    except (OSError, ValueError) as error:
-        raise FlowOPDError(_not_fetched(hub_id, revision, error)) from error
+    except hub_errors() as error:
+        raise FlowOPDError(not_fetched(hub_id, revision, error)) from error
     return Path(path).parent.parent
-
-
-def _not_fetched(hub_id: str, revision: str | None, error: Exception) -> str:
-    at = f" at revision {revision}" if revision else ""
-    reason = " ".join(str(error).split())
-    return (
-        f"{hub_id} is no folder here, and cannot be fetched from the Hugging Face hub{at}: {reason}"
-    )

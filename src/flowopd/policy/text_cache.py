@@ -13,6 +13,7 @@ from flowopd.errors import FlowOPDError
 from flowopd.files import replacing
 from flowopd.policy.protocol import PromptEmbeds, VelocityModel, require_finite
 from flowopd.policy.weight_files import sha256_json
+from flowopd.team import Alone, Team
 
 CHUNK = 16
 """How many prompts are encoded before they are written."""
@@ -44,14 +45,21 @@ def through_cache(
     model: VelocityModel,
     prompts: Sequence[str],
     on_chunk: Callable[[int], None] | None = None,
+    *,
+    team: Team | None = None,
 ) -> Callable[[Sequence[str]], PromptEmbeds]:
-    """How to embed these prompts: by the model, or from a folder, with the text encoders freed."""
+    """How to embed these prompts: by the model, or from a folder, with the text encoders freed.
+
+    The processes of a team each fill a part of the folder, and read all of it.
+    """
     if folder is None:
         return model.encode_prompts
     if not isinstance(model, PromptEncoder):
         raise FlowOPDError(f"The model {model.name} has no text cache; leave text_cache out.")
     cache = TextCache(folder, model)
-    cache.fill(["", *prompts], on_chunk)
+    team = team or Alone()
+    cache.fill(team.mine(list(dict.fromkeys(["", *prompts]))), on_chunk)
+    team.wait()
     model.drop_text_encoders()
     return cache.get
 

@@ -1,5 +1,5 @@
 """What reads images: scorers and the records that they return."""
 
-from flowopd.rewards.scorer import MetricInfo, Scorer, Scores, applies
+from flowopd.rewards.scorer import About, Finding, MetricInfo, Scorer, Scores, applies
 
-__all__ = ["MetricInfo", "Scorer", "Scores", "applies"]
+__all__ = ["About", "Finding", "MetricInfo", "Scorer", "Scores", "applies"]

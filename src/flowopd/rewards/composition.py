@@ -11,6 +11,7 @@ from typing import Any
 
 from flowopd.errors import FlowOPDError
 
+RELATIONS = ("left of", "right of", "above", "below")
 MARGIN = 0.1  # the share of two boxes' sizes by which their centres may differ for free
 
 
@@ -54,20 +55,52 @@ class Verdict:
 
 def check_requirement(requirement: Mapping[str, Any]) -> None:
     """Refuse what is not in GenEval's format."""
-    include = requirement.get("include")
+    include, exclude = requirement.get("include"), requirement.get("exclude", [])
     if not isinstance(include, list) or not include:
         raise FlowOPDError("it has no 'include', the list of what should be there.")
-    for entry in (*include, *requirement.get("exclude", ())):
-        if not isinstance(entry, dict) or not {"class", "count"} <= entry.keys():
-            raise FlowOPDError(f"{entry!r} should name a 'class' and a 'count'.")
-        if not isinstance(entry["count"], int) or entry["count"] < 1:
-            raise FlowOPDError(f"the count of {entry['class']!r} should be 1 or more.")
+    if not isinstance(exclude, list):
+        raise FlowOPDError(f"its 'exclude' is {exclude!r}; it should be a list.")
+    for entry in include:
+        _check_entry(entry, {"class", "count", "color", "position"})
+    for entry in exclude:
+        _check_entry(entry, {"class", "count"})
     for number, entry in enumerate(include):
-        index = entry["position"][1] if "position" in entry else -1
-        if index >= number:
-            raise FlowOPDError(
-                f"the position of {entry['class']!r} should name an earlier include."
-            )
+        if "position" in entry:
+            _check_position(entry, number)
+
+
+def _check_entry(entry: Any, known: set[str]) -> None:
+    if not isinstance(entry, dict) or not {"class", "count"} <= entry.keys():
+        raise FlowOPDError(f"{entry!r} should name a 'class' and a 'count'.")
+    name, count = entry["class"], entry["count"]
+    for key in ("class", "color"):
+        if key in entry and (not isinstance(entry[key], str) or not entry[key]):
+            raise FlowOPDError(f"the {key} in {entry!r} should be a text.")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise FlowOPDError(f"the count of {name!r} is {count!r}; it should be 1 or more.")
+    unknown = sorted(set(entry) - known)
+    if unknown:
+        listed = ", ".join(sorted(known))
+        raise FlowOPDError(f"{entry!r} has the key {unknown[0]!r}; the keys there are {listed}.")
+
+
+def _check_position(entry: Mapping[str, Any], number: int) -> None:
+    position, name = entry["position"], entry["class"]
+    if not isinstance(position, list | tuple) or len(position) != 2:
+        raise FlowOPDError(
+            f"the position of {name!r} is {position!r}; it should be a relation and the index of "
+            'an earlier include, as ["left of", 0].'
+        )
+    relation, index = position
+    if relation not in RELATIONS:
+        raise FlowOPDError(
+            f"the relation of {name!r} is {relation!r}; it should be one of {', '.join(RELATIONS)}."
+        )
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < number:
+        raise FlowOPDError(
+            f"the position of {name!r} is relative to include {index!r}; it should name an "
+            f"earlier include, and {name!r} is number {number}, counted from 0."
+        )
 
 
 def judge(found: Sequence[Found], requirement: Mapping[str, Any]) -> Verdict:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from pydantic import Field
 
 from flowopd.config import Config
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import Scorer, applies, check_record
+from flowopd.rewards.scorer import Scorer, Scores, applies, check_record
+from flowopd.rewards.work.calls import attempt
 from flowopd.tasks.prompts import PromptRecord
 
 
@@ -18,8 +20,8 @@ class RewardTerm(Config):
     """A metric's part of a reward: `weight · value / scale`."""
 
     weight: float = Field(1.0, allow_inf_nan=False)
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """What brings the native value to about 0–1 (5 for a scale of 1 to 5)."""
+    scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """What brings the native value to about 0–1 (5 for a scale of 1 to 5); null: the metric's."""
 
 
 Terms = Mapping[str, RewardTerm]
@@ -35,12 +37,22 @@ class Rewards:
     """Why a picture has no reward."""
 
 
+class Scored(NamedTuple):
+    """What a scorer gave some of the pictures."""
+
+    scorer: Scorer
+    places: Sequence[int]
+    scores: Sequence[Scores]
+
+
 class RewardFunction:
     """The rewards of several tasks, each from the scorers that its terms need."""
 
     def __init__(self, scorers: Sequence[Scorer], tasks: Mapping[str, Terms]) -> None:
         self._tasks = dict(tasks)
         self._owners: dict[str, Scorer] = {}
+        self.scales: dict[str, float] = {}
+        """What each metric is divided by where a term says nothing else."""
         for scorer in scorers:
             for metric in scorer.metrics:
                 if metric.name in self._owners:
@@ -49,14 +61,28 @@ class RewardFunction:
                         f"give the metric {metric.name!r}; keep one of them."
                     )
                 self._owners[metric.name] = scorer
+                self.scales[metric.name] = metric.scale
         for task, terms in tasks.items():
             self._check_terms(task, terms)
 
-    def scorers(self) -> dict[str, int]:
-        """The scorers that the rewards read, with their versions."""
-        used = {metric for terms in self._tasks.values() for metric in terms}
-        owners = {self._owners[metric].name: self._owners[metric].version for metric in used}
-        return dict(sorted(owners.items()))
+    @property
+    def used(self) -> list[Scorer]:
+        """The scorers that the rewards read."""
+        metrics = {metric for terms in self._tasks.values() for metric in terms}
+        return [
+            scorer
+            for scorer in dict.fromkeys(self._owners.values())
+            if any(info.name in metrics for info in scorer.metrics)
+        ]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a reward depends on the other pictures of its prompt."""
+        return any(scorer.grouped for scorer in self.used)
+
+    def scale(self, metric: str, term: RewardTerm) -> float:
+        """What the term divides the metric by."""
+        return self.scales[metric] if term.scale is None else term.scale
 
     def check(self, task: str, records: Sequence[PromptRecord]) -> None:
         """Refuse prompts that a scorer of the task's reward cannot score."""
@@ -74,25 +100,45 @@ class RewardFunction:
         self, images: NDArray[np.uint8], records: Sequence[PromptRecord], tasks: Sequence[str]
     ) -> Rewards:
         """The rewards of pictures [B, H, W, 3]; a missing part leaves the picture without one."""
-        values = np.zeros(len(records))
-        reasons: dict[int, str] = {}
-        parts: dict[str, NDArray[np.float64]] = {}
-        for scorer in dict.fromkeys(self._owners.values()):
+        found = [
+            Scored(scorer, chosen, attempt(scorer, images[chosen], [records[i] for i in chosen]))
+            for scorer, chosen in self.needed(tasks)
+        ]
+        return self.rewards(found, tasks)
+
+    def needed(self, tasks: Sequence[str]) -> list[tuple[Scorer, list[int]]]:
+        """The scorers that pictures of these tasks need, each with the places of its pictures."""
+        found = []
+        for scorer in self.used:
             names = {info.name for info in scorer.metrics}
             chosen = [i for i, task in enumerate(tasks) if names & self._tasks[task].keys()]
-            if not chosen:
-                continue
-            scores = scorer.score(images[chosen], [records[i] for i in chosen])
-            for i, score in zip(chosen, scores, strict=True):
-                for metric in sorted(names & self._tasks[tasks[i]].keys()):
-                    part = parts.setdefault(metric, np.full(len(records), np.nan))
-                    value, term = score.values.get(metric), self._tasks[tasks[i]][metric]
-                    if value is None or not math.isfinite(value):
-                        reasons[i] = f"{metric}: {score.reasons.get(metric, 'no number')}"
-                        values[i] = np.nan
-                        continue
-                    part[i] = value
-                    values[i] += term.weight * value / term.scale
+            if chosen:
+                found.append((scorer, chosen))
+        return found
+
+    def rewards(self, found: Sequence[Scored], tasks: Sequence[str]) -> Rewards:
+        """From what the scorers found, in whatever parts; added up in the scorers' order."""
+        values = np.zeros(len(tasks))
+        reasons: dict[int, str] = {}
+        parts: dict[str, NDArray[np.float64]] = {}
+        pairs = [
+            (i, scorer, score)
+            for scorer in self.used
+            for one in found
+            if one.scorer is scorer
+            for i, score in zip(one.places, one.scores, strict=True)
+        ]
+        for i, scorer, score in pairs:
+            terms = self._tasks[tasks[i]]
+            for metric in sorted({info.name for info in scorer.metrics} & terms.keys()):
+                part = parts.setdefault(metric, np.full(len(tasks), np.nan))
+                value, term = score.values.get(metric), terms[metric]
+                if value is None or not math.isfinite(value):
+                    reasons[i] = f"{metric}: {score.reasons.get(metric, 'no number')}"
+                    values[i] = np.nan
+                    continue
+                part[i] = value
+                values[i] += term.weight * value / self.scale(metric, term)
         return Rewards(values, parts, reasons)
 
     def _check_terms(self, task: str, terms: Terms) -> None:

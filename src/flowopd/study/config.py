@@ -11,6 +11,7 @@ from flowopd.config import Config, FilePath, load_config, parse_override, read_y
 from flowopd.errors import FlowOPDError
 from flowopd.models import ModelField, model_keys
 from flowopd.reporting.config import ReportConfig
+from flowopd.rewards.settings import WrittenScorer, by_name
 from flowopd.study.names import BASE, EVAL, unknown
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
@@ -77,14 +78,23 @@ class EvaluationConfig(Config):
 class StudyConfig(Config):
     """A study file."""
 
-    shorthands = {"model": model_keys}  # noqa: RUF012
+    shorthands = {  # noqa: RUF012
+        "model": model_keys,
+        "scorers.*": by_name,
+        "train.scorers.*": by_name,
+        "train.probe.scorers.*": by_name,
+        "stages.*.train.scorers.*": by_name,
+        "stages.*.train.probe.scorers.*": by_name,
+    }
 
     name: Name
     folder: Path | None = None
     """What the paths of stages are relative to; null: the folder of this file."""
     model: ModelField
-    scorers: list[str] = Field(default_factory=list)
+    scorers: list[WrittenScorer] = Field(default_factory=list)
     """For the rewards of every training stage."""
+    check_rewards: bool = True
+    """Whether scorers check themselves before trainings and evaluations."""
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """What stages pick from by name; the keys that a stage gives replace those here."""
     train: dict[str, Any] = Field(default_factory=dict)

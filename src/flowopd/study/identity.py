@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowopd import plugins
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.run import HOUSEKEEPING as MODEL_HOUSEKEEPING
 from flowopd.files import sha256
+from flowopd.hub import hub_name
 from flowopd.policy.adapter_files import read_adapter
+from flowopd.policy.network import find_network, read_network
 from flowopd.policy.protocol import ModelConfig
+from flowopd.rewards.settings import ScorerSpec
+from flowopd.rewards.started import Started
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -28,10 +31,12 @@ class Contents:
         return self._known[path]
 
     def _read(self, path: Path) -> Any:
-        if not path.exists():
+        if not path.exists() and hub_name(path) is None:
             raise FlowOPDError(f"There is no file {path}.")
         if path.is_file() and path.suffix not in WEIGHTS:
             return {"sha256": sha256(path)}
+        if find_network(path) is not None:
+            return {"network": read_network(path).identity}
         adapter = read_adapter(path)
         return {"adapter": adapter.sha256, "settings": adapter.config.to_config()}
 
@@ -66,23 +71,13 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     return {"fingerprint": fingerprint} | model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
 
 
-class Scorers:
-    """Scorers by name, each started once; for what is to be known of them beforehand."""
+class Scorers(Started):
+    """Scorers, for what is to be known of them beforehand."""
 
-    def __init__(self) -> None:
-        self._started: dict[str, Any] = {}
-
-    def get(self, name: str) -> Any:
-        if name not in self._started:
-            self._started[name] = plugins.load_scorer(name)
-        return self._started[name]
-
-    def metrics(self, name: str) -> list[str]:
-        return [metric.name for metric in self.get(name).metrics]
-
-    def identity(self, name: str) -> dict[str, Any]:
-        """A plug-in by its version, a file by its content."""
-        path = Path(name.rpartition(":")[0])
-        if path.suffix == ".py":
-            return {"name": name.rpartition(":")[2], "file": path}
-        return {"name": name, "version": self.get(name).version}
+    def identity(self, spec: ScorerSpec) -> dict[str, Any]:
+        """A plug-in by its version, a file by its content, and both by the settings that count."""
+        settings = spec.identity()
+        own = {"settings": settings} if settings else {}
+        if spec.file is not None:
+            return {"name": spec.name.rpartition(":")[2], "file": spec.file, **own}
+        return {"name": spec.name, "version": self.get(spec).version, **own}

@@ -141,7 +141,8 @@ def _read_protocol(study: Study, stages: Path) -> tuple[EvalConfig, Job]:
     evaluation = study.config.evaluation
     assert evaluation is not None
     options = {"model": study.config.model, "adapters": {}, "out": stages}
-    protocol = load_config(EvalConfig, evaluation.protocol, options=options)
+    unchecked = {} if study.config.check_rewards else {"check_rewards": False}
+    protocol = load_config(EvalConfig, evaluation.protocol, options=options | unchecked)
     job = check_protocol(protocol)
     metrics = [metric.name for scorer in job.scorers for metric in scorer.metrics]
     for name in evaluation.average:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowopd.errors import FlowOPDError
+from flowopd.hub import hub_name
 from flowopd.study.config import StageConfig, Study
 from flowopd.study.names import ADAPTER, BASE, seed_names, unknown
 
@@ -92,13 +93,16 @@ class Links:
             self.needs.append(value)
             return adapter_of(self.stages, value)
         path = self.folder / value
-        if not path.exists():
+        if path.exists():
+            return path
+        if hub_name(value) is None:
             others = [name for name in self.known if name not in self.own]
             raise FlowOPDError(
                 f"{place} names {value!r}, which is neither a stage nor the path of an adapter "
-                f"(there is no {path})." + unknown(value, others, "other stages are")
+                f"(there is no {path}), and no adapter on the hub (org/name)."
+                + unknown(value, others, "other stages are")
             )
-        return path
+        return Path(value)
 
 
 def adapter_of(stages: Path, name: str) -> Path:
@@ -116,7 +120,8 @@ def _train_data(study: Study, origin: str, stage: StageConfig, links: Links) -> 
     algorithm = data.get("algorithm")
     if isinstance(algorithm, dict) and "anchor" in algorithm:
         algorithm["anchor"] = _anchor(algorithm["anchor"], links)
-    return {"scorers": study.config.scorers, **data, "model": study.config.model}
+    shared = {"scorers": study.config.scorers, "check_rewards": study.config.check_rewards}
+    return {**shared, **data, "model": study.config.model}
 
 
 def _tasks(study: Study, origin: str, picked: Any, links: Links) -> Any:

@@ -13,9 +13,11 @@ from flowopd.study.locks import LOCK, locked
 from flowopd.study.plan import STAGES, Plan, Stage, build_plan
 from flowopd.study.records import Found, look, read_json
 from flowopd.study.results import RESULTS, write_results
-from flowopd.study.runner import Alone, Failures, do, do_all, processes, team
+from flowopd.study.runner import Failures, do, do_all
 from flowopd.study.selection import check, select
 from flowopd.study.workers import Command, Workers, worker_command
+from flowopd.team import Alone
+from flowopd.training.ranks import processes, start_team
 
 STUDY = "study.yaml"
 RUNS = Path("runs")
@@ -54,11 +56,12 @@ def run_study(
     """Do what is not done. Every check comes first; what was done before is left alone."""
     if jobs > 1 and processes() > 1:
         raise FlowOPDError(
-            f"--jobs {jobs} starts processes of its own, which `accelerate launch` does, too; use "
-            "one of the two."
+            f"--jobs {jobs} starts processes of its own, which `torchrun` and `accelerate launch` "
+            "do, too; use one of the two."
         )
+    members = start_team()
     plan, _, _ = checked(study, folder, only=only, kinds=kinds)
-    members = team()
+    members.wait()  # nobody may check any more when the main process begins to write
     if members.main:
         make_writable(plan.folder)
     lock = locked(plan.folder / LOCK, f"The study in {plan.folder}")
@@ -75,6 +78,7 @@ def run_study(
         if members.main:
             conclude(plan)
         members.wait()
+    members.leave()
     _raise(failures)
     return plan
 

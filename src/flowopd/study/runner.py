@@ -1,7 +1,6 @@
 """Doing stages in this process, one after the other."""
 
 import gc
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -10,38 +9,12 @@ from flowopd.errors import FlowOPDError
 from flowopd.study.locks import LOCKS, locked
 from flowopd.study.plan import Plan, Stage
 from flowopd.study.records import State, claim, finish, look, verify
+from flowopd.team import Team
 from flowopd.training.interrupt import Interrupted
-from flowopd.training.ranks import Ranks
+from flowopd.training.ranks import is_main, processes
 
 Failures = dict[str, str]
 """Why stages were not done, by name."""
-
-
-class Alone:
-    """One process, which has nobody to wait for."""
-
-    main = True
-
-    def wait(self) -> None:
-        """Everybody is here."""
-
-
-Team = Ranks | Alone
-"""The processes that a launcher started, or this one: all do the same stages in the same order."""
-
-
-def processes() -> int:
-    """How many processes `accelerate launch` started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main() -> bool:
-    """Whether this process is the one that speaks and writes."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def team() -> Team:
-    return Ranks() if processes() > 1 else Alone()
 
 
 def do_all(plan: Plan, todo: Sequence[Stage], team: Team) -> Failures:

@@ -68,10 +68,10 @@ def _check_report(plan: Plan) -> None:
     scorers = Scorers()
     trained = [stage for stage in plan.stages.values() if stage.kind == TRAIN]
     probes = [getattr(stage.config, "probe", None) for stage in trained]
-    probed = dict.fromkeys(name for probe in probes if probe for name in probe.scorers)
+    probed = [spec for probe in probes if probe for spec in probe.scorers]
     metrics = [metric.name for scorer in plan.job.scorers for metric in scorer.metrics]
     metrics += [f"{name}/{tag}" for name in metrics for tag in _tags(plan)]
-    metrics += [metric for name in probed for metric in scorers.metrics(name)]
+    metrics += [metric.name for spec in probed for metric in scorers.metrics(spec)]
     names = [*study.stages, *(stage.name for stage in trained)]
     trained_names = [
         n for n in dict.fromkeys(names) if n not in study.stages or study.stages[n].train

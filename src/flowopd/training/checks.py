@@ -25,6 +25,11 @@ def check_combination(config: "TrainConfig") -> None:
         )
     if config.interference_every is not None:
         _check_interference(config)
+    if config.student.full and isinstance(config.algorithm, NFTConfig):
+        raise FlowOPDError(
+            "student.full trains all weights, but nft keeps an older student, which only a LoRA "
+            "can afford; use another algorithm, or a LoRA."
+        )
     if config.ema is not None and config.ema.every > config.updates:
         raise FlowOPDError(
             f"ema.every is {config.ema.every}, but there are only {config.updates} updates: the "
@@ -33,6 +38,11 @@ def check_combination(config: "TrainConfig") -> None:
 
 
 def _check_interference(config: "TrainConfig") -> None:
+    if config.student.full:
+        raise FlowOPDError(
+            "interference_every compares gradients of adapters; with student.full they would take "
+            "as much memory as the network, for each task. Leave one of them out."
+        )
     if len(config.tasks) < 2:
         raise FlowOPDError(
             "interference_every compares the gradients of tasks, and there is one task only."
@@ -86,11 +96,8 @@ def check_self_teaching(config: "TrainConfig", identify: Callable[[Path], str]) 
 def _check_rewards(config: "TrainConfig") -> None:
     algorithm = config.algorithm
     learns = isinstance(algorithm, GRPOConfig | NFTConfig)
-    wanted = learns or (
-        isinstance(algorithm, OPDConfig) and (algorithm.loss == "mixed" or algorithm.log_reward)
-    )
     missing = [name for name, task in config.tasks.items() if not task.reward]
-    if wanted and missing:
+    if scores_rollouts(config) and missing:
         raise FlowOPDError(
             f"The task {missing[0]!r} has no reward, and {algorithm.name} needs one; give "
             f"tasks.{missing[0]}.reward metrics with weights, and scorers that give them."
@@ -101,6 +108,14 @@ def _check_rewards(config: "TrainConfig") -> None:
             "batch.images_per_prompt is 1, but advantages compare the pictures of one prompt; "
             "use 2 or more (16 or 24 are usual)."
         )
+
+
+def scores_rollouts(config: "TrainConfig") -> bool:
+    """Whether rewards are read in training, be it only for the log."""
+    algorithm = config.algorithm
+    return isinstance(algorithm, GRPOConfig | NFTConfig) or (
+        isinstance(algorithm, OPDConfig) and algorithm.rewarded
+    )
 
 
 def _check_rollout(config: "TrainConfig") -> None:
@@ -189,6 +204,23 @@ def _check_batch(config: "TrainConfig") -> None:
         raise FlowOPDError(
             f"batch.prompts is {batch.prompts}, fewer than the {len(config.tasks)} tasks; use more "
             "prompts, or mixing: alternating."
+        )
+
+
+def check_processes(config: "TrainConfig", count: int) -> None:
+    """Refuse what cannot be divided over so many processes."""
+    batch = config.batch
+    images = batch.prompts * batch.images_per_prompt
+    if images < count:
+        raise FlowOPDError(
+            f"A batch has {images} images (batch.prompts x batch.images_per_prompt), fewer than "
+            f"the {count} processes; use more images, or fewer processes."
+        )
+    device = str(getattr(config.model, "device", "auto"))
+    if count > 1 and ":" in device:
+        raise FlowOPDError(
+            f"model.device is {device}, and each of the {count} processes has a device of its "
+            "own; use auto, or cuda."
         )
 
 

@@ -1,22 +1,35 @@
 """The configuration of one training run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from flowopd.algorithms.settings import ALGORITHMS, AlgorithmConfig
-from flowopd.config import Config, FilePath, build
+from flowopd.config import AdapterPath, Config, build
 from flowopd.errors import FlowOPDError
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
 from flowopd.rewards.reward import RewardTerm
+from flowopd.rewards.settings import ScorerSpec
 from flowopd.tasks.prompt_set import PromptSet
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-HOUSEKEEPING = ("checkpoint", "probe", "trackers", "text_cache", "interference_every")
-"""Keys that change what is recorded and kept, but not the adapter that is trained."""
+HOUSEKEEPING: dict[str, Any] = {
+    "checkpoint": True,
+    "probe": True,
+    "trackers": True,
+    "text_cache": True,
+    "interference_every": True,
+    "rewards": True,
+    "check_rewards": True,
+    "batch": {"micro"},
+    "teachers": {"place"},
+}
+"""Keys that change what is recorded and kept, or how the work is cut up, but not what is trained.
+As pydantic excludes them."""
 
 
 class TaskConfig(Config):
@@ -25,7 +38,7 @@ class TaskConfig(Config):
     prompts: list[PromptSet] = Field(min_length=1)
     reward: dict[str, RewardTerm] = Field(default_factory=dict)
     """Metrics of the scorers, with weights: the reward is their weighted sum."""
-    teacher: FilePath | None = None
+    teacher: AdapterPath | None = None
     teacher_guidance: float | None = Field(None, ge=0)
     """null: the guidance of the rollouts."""
     share: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -45,13 +58,48 @@ class TaskConfig(Config):
         return {k: {"weight": v} if isinstance(v, number) else v for k, v in value.items()}
 
 
+def with_scales(settings: dict[str, Any], scales: Mapping[str, float]) -> dict[str, Any]:
+    """The settings of a run as plain data, with what each term of a reward is divided by."""
+
+    def scaled(metric: str, term: dict[str, Any]) -> dict[str, Any]:
+        return term if term["scale"] is not None else term | {"scale": scales.get(metric)}
+
+    tasks = {
+        name: task | {"reward": {key: scaled(key, term) for key, term in task["reward"].items()}}
+        for name, task in settings["tasks"].items()
+    }
+    return settings | {"tasks": tasks}
+
+
 class StudentConfig(Config):
-    """The LoRA that is trained, where it does not start from another."""
+    """What is trained: a LoRA, where it does not start from another, or all weights."""
 
     rank: int = Field(32, ge=1)
     alpha: float = Field(64.0, gt=0)
     targets: list[str] | Literal["all-linear"] | None = None
     """null: the model's own choice."""
+    full: bool = False
+    """Train all weights of a copy of the network, in float32 and in shares over the processes."""
+
+    @model_validator(mode="after")
+    def _lora_or_all(self) -> Self:
+        fields = type(self).model_fields
+        given = [k for k in ("rank", "alpha", "targets") if getattr(self, k) != fields[k].default]
+        if self.full and given:
+            raise ValueError(
+                f"full: true trains all weights, and {', '.join(given)} is of a LoRA; leave one of "
+                "them out"
+            )
+        return self
+
+
+class TeachersConfig(Config):
+    """How teachers and the anchor are kept."""
+
+    place: Literal["device", "host"] = "device"
+    """Whole networks stay on the device, or wait in host memory between groups of samples."""
+    merged: bool = False
+    """Adapters get copies of the layers that they adapt, with themselves in them: faster."""
 
 
 class RolloutConfig(SamplingConfig):
@@ -74,7 +122,7 @@ class BatchConfig(Config):
     images_per_prompt: int = Field(1, ge=1)
     """The size of a group."""
     micro: int = Field(16, ge=1)
-    """Pictures that go through the network at once."""
+    """The most pictures that go through the network at once on one device."""
     mixing: Literal["mixed", "alternating"] = "mixed"
     """Several tasks in an update, or one task an update in turn."""
     shares: Literal["fixed", "adaptive"] = "fixed"
@@ -108,12 +156,19 @@ class ProbeConfig(Config):
 
     every: int = Field(ge=1)
     prompts: list[PromptSet] = Field(min_length=1)
-    scorers: list[str] = Field(min_length=1)
+    scorers: list[ScorerSpec] = Field(min_length=1)
     limit: int | None = Field(None, ge=1)
     seed: int = Field(1_000_000, ge=0)
     sampling: SamplingConfig
     panel: int = Field(24, ge=0)
     """How many of the pictures go on the panel."""
+
+
+class RewardsConfig(Config):
+    """What is made of scorers that fail."""
+
+    most_missing: float = Field(0.2, ge=0, le=1)
+    """The share of an update's rewards that may be missing; with more the run ends."""
 
 
 class TrainConfig(Config):
@@ -123,12 +178,13 @@ class TrainConfig(Config):
 
     model: ModelField
     seed: int = Field(0, ge=0)
-    scorers: list[str] = Field(default_factory=list)
+    scorers: list[ScorerSpec] = Field(default_factory=list)
     tasks: dict[TaskName, TaskConfig] = Field(min_length=1)
     algorithm: AlgorithmConfig
-    start: FilePath | None = None
+    start: AdapterPath | None = None
     """An adapter to go on from; its rank and targets are kept."""
     student: StudentConfig = StudentConfig()
+    teachers: TeachersConfig = TeachersConfig()
     rollout: RolloutConfig = RolloutConfig()
     batch: BatchConfig
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -138,6 +194,9 @@ class TrainConfig(Config):
     probe: ProbeConfig | None = None
     interference_every: int | None = Field(None, ge=1)
     """Log the cosine between the tasks' gradients every so many updates."""
+    rewards: RewardsConfig = RewardsConfig()
+    check_rewards: bool = True
+    """Whether the scorers check themselves before the run begins."""
     trackers: list[str] = Field(default_factory=list)
     """accelerate's trackers by name: tensorboard, wandb."""
     text_cache: Path | None = None

@@ -1,8 +1,10 @@
 """What a run will take, counted as the methods work, before anything is loaded."""
 
+import math
 from dataclasses import dataclass
 
 from flowopd.algorithms.settings import GRPOConfig, NFTConfig, OPDConfig, SFTConfig
+from flowopd.policy.generate import SamplingConfig
 from flowopd.training.config import TrainConfig
 from flowopd.training.eligible import eligible_steps, noisy_steps
 
@@ -14,6 +16,12 @@ class Estimate:
     images: int
     forwards: int
     backwards: int
+    before: int = 0
+    """Of the forwards, those that come before the first update."""
+
+    def forwards_of_update(self, updates: int) -> int:
+        """On average over so many."""
+        return round((self.forwards - self.before) / updates)
 
 
 def estimate(config: TrainConfig) -> Estimate:
@@ -29,7 +37,8 @@ def estimate(config: TrainConfig) -> Estimate:
     samples, drawn = size * config.updates, size * rounds * rollout.steps * twice
     if isinstance(algorithm, SFTConfig):
         pictures = algorithm.images_per_task * len(config.tasks)
-        return Estimate(pictures, _pool(config) + samples, samples)
+        pool = _pool(config)
+        return Estimate(pictures, pool + samples, samples, before=pool)
     if isinstance(algorithm, NFTConfig):
         trained = samples * algorithm.times
         return Estimate(size * rounds, drawn + trained * (3 if algorithm.kl else 2), trained)
@@ -37,10 +46,23 @@ def estimate(config: TrainConfig) -> Estimate:
     trained = samples * steps * twice
     if isinstance(algorithm, GRPOConfig):
         return Estimate(size * rounds, drawn + trained * (2 if algorithm.kl else 1), trained)
-    whole = algorithm.loss == "mixed" or algorithm.log_reward
-    walked = rollout.steps if whole else max(eligible_steps(config)) + 1
+    walked = rollout.steps if algorithm.rewarded else max(eligible_steps(config)) + 1
     drawn = size * rounds * walked * twice
-    return Estimate(size * rounds, drawn + _distilling(config, rounds, steps), trained)
+    graded = samples * steps * _cost(rollout.guidance_of(algorithm.student_guidance))
+    return Estimate(size * rounds, drawn + _distilling(config, rounds, steps), graded)
+
+
+def probe_count(config: TrainConfig) -> int:
+    """How often a run is probed: before it, every so many updates, and after the last."""
+    if config.probe is None:
+        return 0
+    every = config.probe.every
+    return 1 + math.ceil(config.updates / every)
+
+
+def drawing(sampling: SamplingConfig, pictures: int) -> int:
+    """Forwards of pictures that are drawn and not learned from."""
+    return pictures * sampling.steps * _cost(sampling.guidance)
 
 
 def _cost(guidance: float) -> int:

@@ -8,31 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowopd import plugins
 from flowopd.adapters import adapter_warnings
 from flowopd.algorithms.settings import NFTConfig, OPDConfig, SFTConfig
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.run import HOUSEKEEPING as MODEL_HOUSEKEEPING
 from flowopd.files import check_writable, make_writable, sha256
 from flowopd.models import opened
-from flowopd.policy.adapter_files import AdapterFiles, check_adapter
-from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.adapter_files import AdapterFiles
 from flowopd.policy.lora import LoraSettings
 from flowopd.policy.lora_match import linear_layers
+from flowopd.policy.network import Expert, NetworkFiles, check_expert
 from flowopd.policy.protocol import VelocityModel
 from flowopd.policy.text_cache import through_cache
 from flowopd.rewards.reward import RewardFunction
+from flowopd.rewards.scorer import Scorer
+from flowopd.rewards.started import Started
+from flowopd.rewards.work import Jury
 from flowopd.tasks.prompt_set import read_set
 from flowopd.tasks.prompts import PromptRecord
-from flowopd.training.checks import anchor_adapter, check_self_teaching
-from flowopd.training.config import HOUSEKEEPING, TrainConfig
+from flowopd.training.checks import anchor_adapter, check_processes, check_self_teaching
+from flowopd.training.config import HOUSEKEEPING, TrainConfig, with_scales
 from flowopd.training.method import Context
 from flowopd.training.probe import Probe
-from flowopd.training.ranks import Ranks
+from flowopd.training.ranks import Ranks, processes
 from flowopd.training.record import check_trackers
+from flowopd.training.reward_check import check_rewards, scorers_at_work
+from flowopd.training.roles import open_roles
 from flowopd.training.velocities import Velocities
 
-STUDENT, ADAPTER = "student", "adapter"
+ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ class TrainPlan:
     records: Mapping[str, Sequence[PromptRecord]]
     reward: RewardFunction
     probe: Probe | None
-    files: Mapping[Path, AdapterFiles]
-    """The adapters that the run reads, by the path that the configuration gives."""
+    files: Mapping[Path, Expert]
+    """The adapters and networks that the run reads, by the path that the configuration gives."""
+    scorers: Sequence[Scorer] = ()
+    """As `config.scorers` names them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Outcome:
 
 def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan:
     """Refuse what cannot be trained. Adapters at `pending` paths are still to be made."""
+    check_processes(config, processes())
     config.model.check()
     records = {
         name: [record for entry in task.prompts for record in read_set(entry)]
@@ -67,12 +74,13 @@ def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan
     for found in records.values():
         prompts = [record.prompt for record in found]
         config.model.check_pictures(prompts, rollout.height, rollout.width)
-    scorers = [plugins.load_scorer(name) for name in config.scorers]
+    started = Started()
+    scorers = started.all(config.scorers)
     reward = RewardFunction(scorers, {name: task.reward for name, task in config.tasks.items()})
     for name, found in records.items():
         reward.check(name, found)
     check_trackers(config.trackers)
-    probe = Probe.read(config.probe) if config.probe else None
+    probe = Probe.read(config.probe, started) if config.probe else None
     if probe is not None:
         prompts = [record.prompt for record in probe.records]
         size = probe.config.sampling
@@ -82,9 +90,37 @@ def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan
     files = {}
     if paths:
         skeleton, fingerprint = config.model.skeleton(), config.model.fingerprint()
-        files = {path: check_adapter(path, skeleton, fingerprint) for path in paths}
+        files = {path: check_expert(config.model, path, skeleton, fingerprint) for path in paths}
+    _check_kinds(config, files, complete=len(paths) == len(adapter_paths(config)))
     check_self_teaching(config, lambda path: files[path].identity if path in files else str(path))
-    return TrainPlan(config, records, reward, probe, files)
+    return TrainPlan(config, records, reward, probe, files, scorers)
+
+
+def _check_kinds(config: TrainConfig, files: Mapping[Path, Expert], *, complete: bool) -> None:
+    """Refuse a network where an adapter is needed, and settings of what is not there."""
+    start = None if config.start is None else files.get(config.start)
+    if config.student.full and not config.model.whole_networks:
+        raise FlowOPDError(
+            f"student.full trains all weights of a network, which the family "
+            f"{config.model.family!r} has no students of; leave it out."
+        )
+    if not config.student.full and isinstance(start, NetworkFiles):
+        raise FlowOPDError(
+            f"start is {config.start}, which is a whole network; a LoRA goes on from an adapter. "
+            "Give one, or train all weights with student.full: true."
+        )
+    if not complete:
+        return
+    teaching = [files[path] for path in adapter_paths(config, start=False)]
+    if config.teachers.merged and not any(isinstance(one, AdapterFiles) for one in teaching):
+        raise FlowOPDError("teachers.merged would do nothing: no teacher and no anchor is a LoRA.")
+    if config.teachers.place == "host" and not any(
+        isinstance(one, NetworkFiles) for one in teaching
+    ):
+        raise FlowOPDError(
+            "teachers.place: host would do nothing: all teachers are adapters, which are small and "
+            "stay on the device. Leave it out."
+        )
 
 
 def _check_targets(config: TrainConfig) -> None:
@@ -122,10 +158,10 @@ def guidance_warnings(plan: TrainPlan, settings: Mapping[str, Any]) -> list[str]
     return list(dict.fromkeys(sentence for sentences in found for sentence in sentences))
 
 
-def adapter_paths(config: TrainConfig) -> list[Path]:
-    """Every adapter that the run reads, each once."""
+def adapter_paths(config: TrainConfig, *, start: bool = True) -> list[Path]:
+    """Every adapter (or network) that the run reads, each once; with what it starts from or not."""
     teachers = (task.teacher for task in config.tasks.values())
-    paths = [config.start, *teachers, anchor_adapter(config)]
+    paths = [config.start if start else None, *teachers, anchor_adapter(config)]
     return list(dict.fromkeys(path for path in paths if path is not None))
 
 
@@ -141,44 +177,45 @@ def train(plan: TrainPlan, folder: Path) -> Outcome:
     check_writable(folder)
     make_writable(folder)
     ranks = Ranks()
-    if config.batch.prompts < ranks.count:
-        raise FlowOPDError(
-            f"batch.prompts is {config.batch.prompts}, fewer than the {ranks.count} processes; "
-            "each needs a prompt, so use more prompts or fewer processes."
-        )
-    with opened(config.model) as model:
-        bank = AdapterBank(
-            model.transformer,
-            base_name=model.name,
-            fingerprint=model.fingerprint,
-            settings=model.settings,
-        )
-        teachers, anchor = _fill_bank(plan, model, bank)
-        if ranks.main:
-            for sentence in guidance_warnings(plan, model.settings):
-                print(f"warning: {sentence}", file=sys.stderr)
-        prompts = [record.prompt for found in plan.records.values() for record in found]
-        probed = [record.prompt for record in plan.probe.records] if plan.probe else []
-        encode = through_cache(config.text_cache, model, prompts + probed)
-        context = Context(
-            config=config,
-            model=model,
-            bank=bank,
-            velocities=Velocities(model, bank, encode),
-            reward=plan.reward,
-            ranks=ranks,
-            records=plan.records,
-            teachers=teachers,
-            anchor=anchor,
-            folder=folder,
-        )
-        method = METHODS[config.algorithm.name](context)
-        trainer = Trainer(context, method, plan.probe, recipe=recipe_hash(plan, model.fingerprint))
-        trainer.run()
-        if ranks.main:
+    with Jury(scorers_at_work(plan, main=ranks.main)) as jury:
+        check_rewards(plan, jury, ranks, folder)
+        with opened(config.model) as model:
+            if ranks.main:
+                for sentence in guidance_warnings(plan, model.settings):
+                    print(f"warning: {sentence}", file=sys.stderr)
+            context = make_context(plan, model, ranks, folder, jury)
+            method = METHODS[config.algorithm.name](context)
+            recipe = recipe_hash(plan, model.fingerprint)
+            trainer = Trainer(context, method, plan.probe, recipe=recipe)
+            trainer.run()
             _export(trainer, plan)
-        ranks.wait()
+            ranks.wait()
     return Outcome(context.images, trainer.forwards, context.seconds)
+
+
+def make_context(
+    plan: TrainPlan, model: VelocityModel, ranks: Ranks, folder: Path, jury: Jury | None = None
+) -> Context:
+    """Student, teachers and anchor opened, and every prompt ready to be embedded.
+
+    Without a jury the scorers work in this process, between what it draws.
+    """
+    config = plan.config
+    roles = open_roles(config, plan.files, model, ranks.count)
+    prompts = [record.prompt for found in plan.records.values() for record in found]
+    probed = [record.prompt for record in plan.probe.records] if plan.probe else []
+    encode = through_cache(config.text_cache, model, prompts + probed, team=ranks)
+    return Context(
+        config=config,
+        model=model,
+        roles=roles,
+        velocities=Velocities(model, roles, encode),
+        reward=plan.reward,
+        ranks=ranks,
+        records=plan.records,
+        folder=folder,
+        jury=jury,
+    )
 
 
 def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
@@ -197,11 +234,26 @@ def portable(plan: TrainPlan, prompts: Mapping[str, str]) -> Any:
 
     `prompts` says what to write for each prompt file.
     """
-    config = plan.config.model_dump(mode="json", exclude=set(HOUSEKEEPING) | {"scorers"})
+    config = plan.config.model_dump(mode="json", exclude=HOUSEKEEPING | {"scorers": True})
     config["model"] = {k: v for k, v in config["model"].items() if k not in MODEL_HOUSEKEEPING}
-    config["scorers"] = plan.reward.scorers()
+    config = with_scales(config, plan.reward.scales)
+    config["scorers"] = scorer_versions(plan)
     adapters = {str(path): files.identity for path, files in plan.files.items()}
     return _replaced(config, adapters | dict(prompts))
+
+
+def scorer_versions(plan: TrainPlan) -> dict[str, Any]:
+    """Of the scorers that the rewards read: their versions, and the settings that count."""
+    pairs = zip(plan.config.scorers, plan.scorers, strict=True)
+    used = {
+        scorer.name: (scorer.version, spec.identity())
+        for spec, scorer in pairs
+        if scorer in plan.reward.used
+    }
+    return {
+        name: {"version": version, "settings": settings} if settings else version
+        for name, (version, settings) in sorted(used.items())
+    }
 
 
 def _replaced(value: Any, known: Mapping[str, str]) -> Any:
@@ -210,44 +262,6 @@ def _replaced(value: Any, known: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_replaced(one, known) for one in value]
     return known.get(value, value) if isinstance(value, str) else value
-
-
-def _fill_bank(
-    plan: TrainPlan, model: VelocityModel, bank: AdapterBank
-) -> tuple[dict[str, str], str | None]:
-    """The student, then every teacher and the anchor, each file once."""
-    config = plan.config
-    if config.start is not None:
-        bank.load(STUDENT, plan.files[config.start].source, Role.STUDENT)
-    else:
-        student = config.student
-        bank.create(
-            STUDENT,
-            Role.STUDENT,
-            rank=student.rank,
-            alpha=student.alpha,
-            targets=student.targets or model.default_targets,
-            seed=config.seed,
-        )
-    names: dict[str, str] = {}
-    teachers = {}
-    for task, settings in config.tasks.items():
-        if settings.teacher is not None:
-            teachers[task] = _load(bank, plan, settings.teacher, names, Role.TEACHER)
-    anchor = anchor_adapter(config)
-    if anchor is None:
-        return teachers, None
-    return teachers, _load(bank, plan, anchor, names, Role.ANCHOR)
-
-
-def _load(bank: AdapterBank, plan: TrainPlan, path: Path, names: dict[str, str], role: Role) -> str:
-    """What the bank calls the adapter: by its content, so that none is loaded twice."""
-    files = plan.files[path]
-    if files.identity not in names:
-        name = f"{role} {len(names) + 1}"
-        bank.load(name, files.source, role)
-        names[files.identity] = name
-    return names[files.identity]
 
 
 def _export(trainer: Any, plan: TrainPlan) -> None:
@@ -274,13 +288,11 @@ def _export(trainer: Any, plan: TrainPlan) -> None:
         "images": context.images,
         "recipe": portable(plan, names),
     }
+    fetched = {files.sha256: files.origin for files in plan.files.values() if files.origin}
+    if fetched:
+        metadata["hub"] = fetched
     with trainer.averaged():
-        context.bank.save(
-            STUDENT,
-            context.folder / ADAPTER,
-            metadata=metadata,
-            lora_prefix=context.model.lora_prefix,
-        )
+        context.roles.student.save(context.folder / ADAPTER, metadata, main=context.ranks.main)
 
 
 def trained_guidance(config: TrainConfig) -> float:

@@ -13,20 +13,23 @@ from torch import Tensor
 from flowopd.errors import FlowOPDError
 from flowopd.policy.ema import EMA
 from flowopd.reporting.progress import progress
+from flowopd.rewards.work.calls import call_now
 from flowopd.tasks.batches import Batches
 from flowopd.training.checkpoint import Checkpoints, Saved
 from flowopd.training.config import TrainConfig
+from flowopd.training.faults import Faults
 from flowopd.training.gradients import TaskGradients, interference
 from flowopd.training.interrupt import Interrupted, asked_to_end
-from flowopd.training.method import Context, Method, Piece, make_batch, own_samples
+from flowopd.training.method import Context, Method, Piece, divide
 from flowopd.training.probe import Probe
 from flowopd.training.record import JsonLines, Trackers, rounded
+from flowopd.training.sharding import spread, whole
 
 MOST_BROKEN = 3
 
 
 class Trainer:
-    """Trains the student of a bank until the configuration's number of updates is reached."""
+    """Trains the student until the configuration's number of updates is reached."""
 
     def __init__(
         self, context: Context, method: Method, probe: Probe | None, *, recipe: str
@@ -34,8 +37,10 @@ class Trainer:
         config = context.config
         self.context, self.method, self.probe = context, method, probe
         self.batches = make_batches(config, method)
-        named = context.bank.trainable_parameters()
+        self.student = context.roles.student
+        named = self.student.parameters()
         self.parameters = [parameter for _, parameter in named]
+        self.faults = Faults(named, context.ranks)
         self.optimizer = make_optimizer(config, self.parameters)
         self.ema = EMA(named, config.ema.decay, config.ema.every) if config.ema else None
         self.checkpoints = Checkpoints(
@@ -50,10 +55,11 @@ class Trainer:
         """Go on from the last checkpoint to the end; on a signal, save and raise Interrupted."""
         context, config = self.context, self.context.config
         saved = self.checkpoints.latest()
-        context.ranks.wait()  # before one of them writes the first checkpoint
+        self._agree(saved)  # before one of them writes the first checkpoint
         if saved is not None:
             self._restore(saved)
         if context.ranks.main:
+            self._say_division()
             self.log = self._lines("log.jsonl", including=True)
             self.probes = self._lines("probe.jsonl", including=saved is not None)
         trackers = config.trackers if context.ranks.main else []
@@ -64,6 +70,24 @@ class Trainer:
                 self._save()
             self._rounds()
             self._save()
+
+    def _agree(self, saved: Saved | None) -> None:
+        """All processes go on from the same update."""
+        found = self.context.ranks.collect(None if saved is None else saved.record["update"])
+        if len(set(found)) > 1:
+            updates = ", ".join("none" if update is None else str(update) for update in found)
+            raise FlowOPDError(
+                f"The processes found different checkpoints in {self.checkpoints.folder} (of the "
+                f"updates {updates}): it has to be one folder that all of them can read."
+            )
+
+    def _say_division(self) -> None:
+        """By the first batch, drawn once more."""
+        context = self.context
+        division = divide(make_batches(context.config, self.method).draw(), context)
+        on_host = context.model.device.type == "cpu"
+        unit = ("process", "processes") if on_host else ("device", "devices")
+        print(division.sentence(unit), file=sys.stderr)
 
     def _rounds(self) -> None:
         context, config = self.context, self.context.config
@@ -92,9 +116,8 @@ class Trainer:
     def _round(self) -> None:
         """One batch, and the updates that it serves."""
         context = self.context
-        samples = self.batches.draw()
         start, before = time.monotonic(), context.update
-        batch = make_batch(own_samples(samples, context.ranks), context, len(samples))
+        batch = self.method.batch(self.batches.draw())
         for pieces in self.method.updates(batch):
             self._update(pieces)
             context.seconds += time.monotonic() - start
@@ -112,45 +135,48 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         every = config.interference_every
         tasks = TaskGradients(self.parameters) if every and context.update % every == 0 else None
-        total = 0.0
+        self.faults.begin(watch=self.broken > 0)
         for piece in pieces:
             if piece.loss.requires_grad:
                 piece.loss.backward()
-            total += float(piece.loss.detach())
+            self.faults.after(piece)
             if tasks is not None:
                 tasks.after(piece.task)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             gradients = self._zero_gradients()
-        context.ranks.add(gradients)
+        loss = self.faults.loss()
+        self.student.add_up(gradients, loss, context.ranks)
         if tasks is not None:
             for name, cosine in interference(tasks, list(config.tasks), context.ranks).items():
                 context.meter.add(f"interference/{name}", cosine)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optimizer.clip_norm)
-        self._step(float(norm), total)
+        self._step(torch.nn.utils.get_total_norm(gradients), loss)
         context.update += 1
         if self.ema is not None:
             self.ema.update(context.update)
 
-    def _step(self, norm: float, loss: float) -> None:
-        """The optimizer's step, unless a number is not finite."""
-        self._last = {"loss": loss, "grad_norm": norm}
-        if math.isfinite(norm):
+    def _step(self, norm: Tensor, loss: Tensor) -> None:
+        """The optimizer's step, unless a number is not finite; both are those of all processes."""
+        numbers = torch.stack([whole(norm), loss[0]]).tolist()
+        self._last = {"grad_norm": numbers[0], "loss": numbers[1]}
+        if all(map(math.isfinite, numbers)):
             self.broken = 0
+            most = self.context.config.optimizer.clip_norm
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
             self.optimizer.step()
             return
         self.broken += 1
         self.context.meter.add("skipped", 1.0)
-        print(
-            f"warning: update {self.context.update + 1} skipped: its gradient is not finite.",
-            file=sys.stderr,
-        )
+        found = self.faults.found()
+        number = self.context.update + 1
         if self.broken == MOST_BROKEN:
             raise FlowOPDError(
-                f"{MOST_BROKEN} updates in a row (the last is {self.context.update + 1}) had a "
-                "gradient that is not finite; the run ends. Its checkpoints are from before. A "
-                "smaller optimizer.lr, or model.dtype: bf16 instead of fp16, is worth trying."
+                f"{MOST_BROKEN} updates in a row (the last is {number}) had a number that is not "
+                f"finite: {found}. The run ends; its checkpoints are from before. A smaller "
+                "optimizer.lr, or model.dtype: bf16 instead of fp16, is worth trying."
             )
+        if self.context.ranks.main:
+            print(f"warning: update {number} skipped: {found} is not finite.", file=sys.stderr)
 
     def _zero_gradients(self) -> list[Tensor]:
         """A process without pieces takes part in the sum all the same."""
@@ -166,9 +192,7 @@ class Trainer:
     def _log(self) -> None:
         context = self.context
         values = context.meter.take(context.ranks)
-        mine = {"loss": self._last["loss"], "forwards": float(context.velocities.forwards)}
-        sums = context.ranks.merge({name: (value, 1.0) for name, value in mine.items()})
-        self.forwards = int(sums["forwards"][0])
+        self.forwards = sum(context.ranks.collect(context.velocities.forwards))
         divergences = {
             task: values[f"task/{task}/divergence"]
             for task in context.config.tasks
@@ -186,24 +210,26 @@ class Trainer:
         }
         numbers = rounded(
             {
-                "loss": sums["loss"][0],
+                "loss": self._last["loss"],
                 "lr": learning_rate(context.config, context.update - 1),
                 "grad_norm": self._last["grad_norm"],
                 **values,
             }
         )
+        missing = context.missing.take()
         if context.ranks.main:
-            self.log.add(counts | numbers)
+            self.log.add(counts | numbers | ({"missing": missing} if missing else {}))
             self.trackers.log(counts | numbers, context.update)
 
     def _probe(self) -> None:
-        """By the main process; the others need no part in it."""
+        """By the main process alone, unless the student is in shares."""
         context = self.context
-        if self.probe is None or not context.ranks.main:
+        if self.probe is None or not (context.ranks.main or self.student.shared):
             return
-        bank = context.bank
-        with torch.no_grad(), self.averaged(), bank.using(bank.student):
+        with torch.no_grad(), self.averaged(), self.student.using():
             found = self._take()
+        if not context.ranks.main:
+            return
         line = {
             "update": context.update,
             "images": context.images,
@@ -218,10 +244,18 @@ class Trainer:
     def _take(self) -> dict[str, Any]:
         context = self.context
         assert self.probe is not None
-        panel = context.folder / "panels" / f"{context.update:06d}.png"
+        file = context.folder / "panels" / f"{context.update:06d}.png"
+        panel = file if context.ranks.main else None
         encode = context.velocities.embed
         size = context.config.batch.micro
-        return self.probe.take(context.model, lambda prompts: encode(list(prompts)), panel, size)
+        begin = call_now if context.jury is None else context.jury.call
+        return self.probe.take(
+            context.model,
+            lambda prompts: encode(list(prompts)),
+            panel,
+            size,
+            begin=begin if context.ranks.main else None,
+        )
 
     def _due(self, every: int, before: int) -> bool:
         return self.context.update // every > before // every
@@ -231,20 +265,21 @@ class Trainer:
 
     def _save(self) -> None:
         context = self.context
+        tensors = self._tensors() if context.ranks.main or self.student.shared else {}
         if context.ranks.main:
-            self.checkpoints.save(context.update, self._tensors(), self._plain())
+            self.checkpoints.save(context.update, tensors, self._plain())
         context.ranks.wait()
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        bank = self.context.bank
-        assert bank.student is not None
         parts = {
-            "student": bank.state_dict(bank.student),
+            "student": self.student.state(),
             "optimizer": optimizer_tensors(self.optimizer),
             "method": self.method.state(),
             "random": {"torch": torch.get_rng_state()},
         }
-        return parts if self.ema is None else parts | {"ema": self.ema.state_dict()}
+        if self.ema is None:
+            return parts
+        return parts | {"ema": {key: whole(mean) for key, mean in self.ema.state_dict().items()}}
 
     def _plain(self) -> dict[str, Any]:
         context = self.context
@@ -262,14 +297,12 @@ class Trainer:
 
     def _restore(self, saved: Saved) -> None:
         context, record = self.context, saved.record
-        bank = context.bank
-        assert bank.student is not None
-        bank.load_state_dict(bank.student, saved.tensors["student"])
+        self.student.load_state(saved.tensors["student"])
         load_optimizer_tensors(self.optimizer, saved.tensors.get("optimizer", {}))
         self.method.load_state(saved.tensors.get("method", {}))
         torch.set_rng_state(saved.tensors["random"]["torch"])
         if self.ema is not None:
-            self.ema.load_state_dict(saved.tensors["ema"])
+            self.ema.load_state_dict(self.student.shares_of(saved.tensors["ema"]))
         self.batches.load_state(record["batches"])
         context.update, context.round = record["update"], record["round"]
         context.images = record["images"]
@@ -315,15 +348,18 @@ def learning_rate(config: TrainConfig, update: int) -> float:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as `<number of the parameter>.<name>`."""
     return {
-        f"{number}.{name}": torch.as_tensor(value)
+        f"{number}.{name}": whole(torch.as_tensor(value))
         for number, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = optimizer.param_groups[0]["params"]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = tensor
+        parameter = parameters[int(number)]
+        own = spread(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(number), {})[name] = own
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

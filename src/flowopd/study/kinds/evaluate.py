@@ -13,6 +13,7 @@ from flowopd.study.config import PanelConfig, Study
 from flowopd.study.identity import Scorers, model_identity
 from flowopd.study.kinds.kind import Made, Work
 from flowopd.study.panel import PANEL, PANEL_RECORD, draw_panel, panel_size
+from flowopd.training.ranks import start_team
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EvaluateStage:
 
 class EvaluateKind:
     outputs: tuple[str, ...] = (RESULTS, f"{SCORES}/*", PANEL_RECORD, f"{PANEL}/*")
-    everywhere = False
+    everywhere = True
 
     def read(self, data: Mapping[str, Any], study: Study, name: str) -> EvaluateStage:
         return EvaluateStage(**data)
@@ -60,7 +61,8 @@ class EvaluateKind:
     def run(self, config: EvaluateStage, folder: Path) -> Made:
         start = time.monotonic()
         plan = prepare(config.protocol, job=config.job)
-        evaluate(plan, base=config.adapter is None)
-        if config.panel is not None:
+        team = start_team()
+        evaluate(plan, base=config.adapter is None, team=team)
+        if config.panel is not None and team.main:
             draw_panel(plan, config.panel, folder)
         return Made(*self.estimate(config), time.monotonic() - start)

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
-from flowopd.adapters import check_adapters
-from flowopd.config import FilePath
+from flowopd.adapters import check_loras
+from flowopd.config import AdapterPath
 from flowopd.merging import RECORD, MergeConfig, check_merge, check_weights, merge
 from flowopd.models import ModelField
 from flowopd.policy.adapter_files import read_adapter
@@ -23,7 +23,7 @@ class MergeStage(MergeConfig):
     """Adapters with their weights, and how they are merged."""
 
     model: ModelField
-    adapters: dict[FilePath, float] = Field(min_length=1)
+    adapters: dict[AdapterPath, float] = Field(min_length=1)
 
 
 class MergeKind:
@@ -39,9 +39,9 @@ class MergeKind:
         weights = list(config.adapters.values())
         check_weights(weights, len(weights), config)
         there = {str(path): path for path in config.adapters if path not in set(pending)}
-        found = check_adapters(config.model, there)
+        found = check_loras(config.model, there)
         if len(there) == len(weights):
-            check_merge(list(found.files.values()), weights, config)
+            check_merge(list(found.values()), weights, config)
 
     def covers(self, config: MergeStage, scorers: Scorers) -> Any:
         return {"adapters": config.adapters, **config.options(), "any_sum": config.any_sum}

@@ -8,7 +8,7 @@ from flowopd.study.config import Study
 from flowopd.study.identity import Scorers, model_identity
 from flowopd.study.kinds.kind import Made, Work, build_stage
 from flowopd.study.names import ADAPTER
-from flowopd.training.config import HOUSEKEEPING, TrainConfig
+from flowopd.training.config import HOUSEKEEPING, TrainConfig, with_scales
 
 
 class TrainKind:
@@ -28,11 +28,16 @@ class TrainKind:
     def covers(self, config: TrainConfig, scorers: Scorers) -> Any:
         """Of the scorers, those that a reward reads: others may come and go."""
         used = {metric for task in config.tasks.values() for metric in task.reward}
-        read = [name for name in config.scorers if used & set(scorers.metrics(name))]
-        settings = config.model_dump(exclude={*HOUSEKEEPING, "model", "scorers"})
+        found = [(spec, scorers.metrics(spec)) for spec in config.scorers]
+        scales = {metric.name: metric.scale for _, metrics in found for metric in metrics}
+        settings = config.model_dump(exclude=HOUSEKEEPING | {"model": True, "scorers": True})
         return {
-            **settings,
-            "scorers": [scorers.identity(name) for name in read],
+            **with_scales(settings, scales),
+            "scorers": [
+                scorers.identity(spec)
+                for spec, metrics in found
+                if any(metric.name in used for metric in metrics)
+            ],
             "model": model_identity(config.model),
         }
 

@@ -25,20 +25,14 @@ class GRPO(Method):
         chosen = self.chosen_steps(self.config.steps)
         sampler = self.sampler_for(self.config.steps, chosen)
         guidance = self.context.config.rollout.guidance
-        paths = [
-            store(
-                self,
-                part,
-                self.context.velocities.student(part.cond, guidance),
-                set(chosen),
-                sampler,
-            )
-            for part in batch.parts
-        ]
+        scoring, paths = self.scoring(batch), list[StoredPath]()
+        for part in batch.parts:
+            student = self.context.velocities.student(part.cond, guidance)
+            paths.append(store(self, part, student, set(chosen), sampler))
+            scoring.add(part, paths[-1].x0)
         self.count_images(batch)
-        rewards = self.rewards(batch, [path.x0 for path in paths])
         advantages = self.task_advantages(
-            batch, rewards, spread=self.config.spread, clip=self.config.advantage_clip
+            batch, scoring.rewards(), spread=self.config.spread, clip=self.config.advantage_clip
         ).values
         for _ in range(self.config.updates_per_rollout):
             yield self._pieces(batch, paths, chosen, advantages)
@@ -51,12 +45,14 @@ class GRPO(Method):
         advantages: Tensor,
     ) -> Iterator[Piece]:
         for part, path in zip(batch.parts, paths, strict=True):
-            mine = advantages[part.places].to(self.context.model.device)
-            if not bool((mine != 0).any()) and not self.config.kl:
+            own = advantages[part.places]
+            idle = not own.any() and not self.config.kl
+            if idle and not self.context.roles.student.shared:
                 continue
+            mine = own.to(self.context.model.device, non_blocking=True)
             for index, weight in chosen.items():
                 loss = self._loss(part, path.steps[index], mine)
-                yield Piece(part.task, weight * loss.sum() / batch.size)
+                yield Piece(part.task, weight * loss.sum() / batch.size, index)
 
     def _loss(self, part: Part, step: StoredStep, advantages: Tensor) -> Tensor:
         """(8) and (9) of each sample at one step."""

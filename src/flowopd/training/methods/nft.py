@@ -32,22 +32,14 @@ class NFT(Method):
 
     def updates(self, batch: Batch) -> Iterator[Iterator[Piece]]:
         guidance = self.context.config.rollout.guidance
-        latents = [
-            store(
-                self,
-                part,
-                self.context.velocities.frozen(OLD, part.cond, guidance),
-                set(),
-                self.sampler(),
-            ).x0
-            for part in batch.parts
-        ]
+        scoring, latents = self.scoring(batch), list[Tensor]()
+        for part in batch.parts:
+            old = self.context.velocities.frozen(OLD, part.cond, guidance)
+            latents.append(store(self, part, old, set(), self.sampler()).x0)
+            scoring.add(part, latents[-1])
         self.count_images(batch)
         found = self.task_advantages(
-            batch,
-            self.rewards(batch, latents),
-            spread=self.config.spread,
-            clip=self.config.advantage_clip,
+            batch, scoring.rewards(), spread=self.config.spread, clip=self.config.advantage_clip
         )
         for _ in range(self.config.updates_per_rollout):
             yield self._pieces(batch, latents, found)
@@ -75,12 +67,12 @@ class NFT(Method):
             kept = found.used[part.places].nonzero().flatten()
             if not len(kept):
                 continue
-            samples = [part.samples[int(i)] for i in kept]
-            cond = part.cond.select(kept)
-            chosen = Part(part.task, samples, part.places[kept], cond)
-            t, x1 = self._draws(samples)
+            chosen = part.pick(kept)
+            x0_kept = x0[kept.to(x0.device, non_blocking=True)]
+            advantages = found.values[chosen.places].to(x0.device, non_blocking=True)
+            t, x1 = self._draws(chosen.samples)
             for k in range(self.config.times):
-                loss = self._loss(chosen, x0[kept], t[k], x1[k], found.values[chosen.places])
+                loss = self._loss(chosen, x0_kept, t[k], x1[k], advantages)
                 yield Piece(part.task, loss.sum() / (batch.size * self.config.times))
 
     def _draws(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -97,7 +89,7 @@ class NFT(Method):
         noise = NoiseSource(seeds)
         shape = model.latent_shape(rollout.height, rollout.width)
         x1 = torch.stack([noise.draw(shape, model.device) for _ in range(self.config.times)])
-        return t.to(model.device), x1
+        return t.to(model.device, non_blocking=True), x1
 
     def _loss(self, part: Part, x0: Tensor, t: Tensor, x1: Tensor, advantages: Tensor) -> Tensor:
         velocities, meter = self.context.velocities, self.context.meter
@@ -110,7 +102,7 @@ class NFT(Method):
             x0,
             x_t,
             t,
-            advantages.to(x0.device),
+            advantages,
             beta=self.config.beta,
             highest=self.config.advantage_clip,
         )

@@ -1,7 +1,7 @@
 """On-policy distillation from each task's own teacher, with the anchor on every sample."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,22 @@ from flowopd.algorithms.settings import OPDConfig
 from flowopd.algorithms.shapes import mean_square
 from flowopd.algorithms.surrogate import clipped_surrogate
 from flowopd.flow import Transition, VelocityFn, kl_weight, mean_log_prob, rollout
+from flowopd.tasks.batches import Sample
 from flowopd.training.eligible import noisy_steps
 from flowopd.training.method import Batch, Context, Method, Part, Piece
+from flowopd.training.methods.anchored import Anchored
 from flowopd.training.methods.stored import StoredPath, replay, store
+from flowopd.training.scoring import Scoring
+
+
+class BoundAnchor(NamedTuple):
+    """The anchor for some samples of a part."""
+
+    velocity: VelocityFn
+    rows: Tensor
+    """Where in the part they are."""
+    weight: float
+    """What each of them stands for."""
 
 
 class OPD(Method):
@@ -27,26 +40,33 @@ class OPD(Method):
         self.guidance = context.config.rollout.guidance
         self.student_guidance = context.config.rollout.guidance_of(config.student_guidance)
 
+    def dealt(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Those that the anchor sees come first: every pass has about as many of them."""
+        anchored = self._anchored(samples)
+        return sorted(samples, key=lambda sample: sample not in anchored)
+
     def updates(self, batch: Batch) -> Iterator[Iterator[Piece]]:
         chosen = self.chosen_steps(self.config.steps)
         self.count_images(batch)
         if self.config.fused:
             yield self._fused(batch, chosen)
             return
-        paths = self._store(batch, chosen)
+        scoring = self.scoring(batch)
+        paths = self._store(batch, chosen, scoring)
         targets = [
             {index: self._teacher(part)(step.x, step.t) for index, step in path.steps.items()}
             for part, path in zip(batch.parts, paths, strict=True)
         ]
-        advantages = self._advantages(batch, paths, targets)
+        advantages = self._advantages(batch, paths, targets, scoring)
         for _ in range(self.config.updates_per_rollout):
             yield self._stored(batch, paths, targets, chosen, advantages)
 
     # The fused step: what was sampled is trained on at once, and nothing of the path is kept.
 
     def _fused(self, batch: Batch, chosen: Mapping[int, float]) -> Iterator[Piece]:
+        anchored = self._anchored(batch.everyone)
         last = max(chosen) if not self.config.log_reward else self.context.config.rollout.steps - 1
-        latents = []
+        scoring = self.scoring(batch)
         for part in batch.parts:
             x1, noise = self.start(part)
             same = self.student_guidance == self.guidance
@@ -59,7 +79,7 @@ class OPD(Method):
                 noise=noise,
                 grad_steps=chosen if same else (),
             )
-            teacher, anchor = self._teacher(part), self._anchor(part)
+            teacher, anchor = self._teacher(part), self._anchor(part, anchored)
             for step in walk:
                 if step.index in chosen:
                     v = step.velocity
@@ -68,42 +88,44 @@ class OPD(Method):
                     target = teacher(step.x, step.t)
                     move = step.transition
                     loss = self._pathwise(part, v, target, move)
-                    loss = loss + self._mar(part, v, anchor, step.x, step.t, move)
-                    yield Piece(part.task, chosen[step.index] * loss.sum() / batch.size)
+                    loss = loss + self._mar(v, anchor, step.x, step.t, move)
+                    loss = chosen[step.index] * loss.sum() / batch.size
+                    yield Piece(part.task, loss, step.index)
                 if step.index == last:
-                    latents.append(step.x_next)
+                    if self.config.log_reward:
+                        scoring.add(part, step.x_next)
                     break
         if self.config.log_reward:
-            self.rewards(batch, latents)
+            scoring.rewards(only_logged=True)
 
     # The stored path: for losses that need all of it, and for several updates on one rollout.
 
-    def _store(self, batch: Batch, chosen: Mapping[int, float]) -> list[StoredPath]:
+    def _store(
+        self, batch: Batch, chosen: Mapping[int, float], scoring: Scoring
+    ) -> list[StoredPath]:
         keep = set(chosen)
         if self.config.policy_gradient and self.config.horizon == "trajectory":
             keep |= set(noisy_steps(self.context.config))
-        return [
-            store(
-                self,
-                part,
-                self.context.velocities.student(part.cond, self.guidance),
-                keep,
-                self.sampler_for(self.config.steps, chosen),
-                whole=self.config.loss == "mixed" or self.config.log_reward,
-            )
-            for part in batch.parts
-        ]
+        sampler = self.sampler_for(self.config.steps, chosen)
+        paths = []
+        for part in batch.parts:
+            student = self.context.velocities.student(part.cond, self.guidance)
+            paths.append(store(self, part, student, keep, sampler, whole=self.config.rewarded))
+            if self.config.rewarded:
+                scoring.add(part, paths[-1].x0)
+        return paths
 
     def _advantages(
         self,
         batch: Batch,
         paths: Sequence[StoredPath],
         targets: Sequence[Mapping[int, Tensor]],
+        scoring: Scoring,
     ) -> dict[int, Tensor]:
         """The advantages of (14), and of (15) with the task's own, by step."""
         if not self.config.policy_gradient:
-            if self.config.log_reward:
-                self.rewards(batch, [path.x0 for path in paths])
+            if self.config.rewarded:
+                scoring.rewards(only_logged=True)
             return {}
         indices = sorted(paths[0].steps) if paths else []
         costs = torch.cat(
@@ -129,8 +151,8 @@ class OPD(Method):
             normalise=config.normalise,
             clip=config.advantage_clip,
         )[:, own]
-        if config.loss == "mixed" or config.log_reward:
-            rewards = self.rewards(batch, [path.x0 for path in paths])
+        if config.rewarded:
+            rewards = scoring.rewards(only_logged=config.loss != "mixed")
             if config.loss == "mixed":
                 clip = config.advantage_clip
                 values = values + self.task_advantages(batch, rewards, clip=clip).values
@@ -145,14 +167,15 @@ class OPD(Method):
         advantages: Mapping[int, Tensor],
     ) -> Iterator[Piece]:
         context, config = self.context, self.config
+        anchored = self._anchored(batch.everyone)
         for part, path, target in zip(batch.parts, paths, targets, strict=True):
             student = context.velocities.student(part.cond, self.student_guidance)
-            anchor = self._anchor(part)
+            anchor = self._anchor(part, anchored)
             for index, weight in chosen.items():
                 step = path.steps[index]
                 v, move = replay(context, step, student)
                 divergence = self._pathwise(part, v, target[index], step.transition)
-                loss = self._mar(part, v, anchor, step.x, step.t, step.transition)
+                loss = self._mar(v, anchor, step.x, step.t, step.transition)
                 if config.pathwise:
                     loss = loss + divergence
                 if config.policy_gradient:
@@ -166,7 +189,7 @@ class OPD(Method):
                     context.meter.add("ratio", surrogate.ratio)
                     context.meter.add("clip_share", surrogate.clipped)
                     loss = loss + surrogate.loss
-                yield Piece(part.task, weight * loss.sum() / batch.size)
+                yield Piece(part.task, weight * loss.sum() / batch.size, index)
 
     # The terms of the loss.
 
@@ -179,43 +202,40 @@ class OPD(Method):
         return loss
 
     def _mar(
-        self,
-        part: Part,
-        v: Tensor,
-        anchor: VelocityFn | None,
-        x: Tensor,
-        t: Tensor,
-        move: Transition,
+        self, v: Tensor, anchor: BoundAnchor | None, x: Tensor, t: Tensor, move: Transition
     ) -> Tensor:
         """(16) of each sample at one step: on a share of them, weighed up."""
         config = self.config.anchor
         if config is None or anchor is None:
             return torch.zeros(len(v), device=v.device)
-        rows = self._anchored(part)
-        target = anchor(x[rows], t[rows])
+        rows = anchor.rows
+        target = anchor.velocity(x[rows], t[rows])
         weight = kl_weight(move, self.config.weighting)[rows]
         divergence = weighted_divergence(v[rows], target, weight)
         self.context.meter.add("anchor/divergence", divergence.detach())
-        scale = config.weight * len(v) / len(rows)
+        scale = config.weight * anchor.weight
         return torch.zeros(len(v), device=v.device).index_add(0, rows, scale * divergence)
 
     def _teacher(self, part: Part) -> VelocityFn:
         context = self.context
         guidance = context.config.teacher_guidance(part.task)
-        return context.velocities.frozen(context.teachers[part.task], part.cond, guidance)
+        return context.velocities.frozen(context.roles.teachers[part.task], part.cond, guidance)
 
-    def _anchored(self, part: Part) -> Tensor:
-        """Which samples of a part the anchor sees, the same ones all the way."""
+    def _anchored(self, samples: Sequence[Sample]) -> Anchored:
+        """Which samples of all processes the anchor sees, the same ones all the way."""
         config = self.config.anchor
-        count = len(part) if config is None else math.ceil(config.share * len(part))
-        rng = self.context.rng(2, part.samples[0].seed)
-        rows = sorted(rng.permutation(len(part))[:count].tolist())
-        return torch.tensor(rows, device=self.context.model.device)
+        share = 0.0 if config is None else config.share
+        return Anchored(samples, share, self.context.rng(2))
 
-    def _anchor(self, part: Part) -> VelocityFn | None:
-        config = self.config.anchor
-        if config is None:
+    def _anchor(self, part: Part, anchored: Anchored) -> BoundAnchor | None:
+        """None where the anchor sees no sample of the part."""
+        config, context = self.config.anchor, self.context
+        rows = [row for row, sample in enumerate(part.samples) if sample in anchored]
+        if config is None or not rows:
             return None
-        guidance = self.context.config.rollout.guidance_of(config.guidance)
-        cond = part.cond.select(self._anchored(part))
-        return self.context.velocities.frozen(self.context.anchor, cond, guidance)
+        guidance = context.config.rollout.guidance_of(config.guidance)
+        index = torch.tensor(rows).to(context.model.device, non_blocking=True)
+        velocity = context.velocities.frozen(
+            context.roles.anchor, part.cond.select(index), guidance
+        )
+        return BoundAnchor(velocity, index, anchored.weights[part.task])

@@ -17,10 +17,11 @@ from flowopd.files import replacing
 from flowopd.flow import NoiseSource, Sampler
 from flowopd.tasks.batches import Batches, Sample
 from flowopd.tasks.prompts import PromptRecord
-from flowopd.training.method import Batch, Context, Method, Piece, make_batch
+from flowopd.training.method import Batch, Context, Method, Piece, make_parts
 from flowopd.training.methods.stored import store
 
 POOL_SEED = 1 << 20
+FILE = 16  # pictures
 
 
 class SFT(Method):
@@ -58,8 +59,8 @@ class SFT(Method):
             yield Piece(part.task, loss.sum() / batch.size)
 
     def _fill(self, task: str) -> None:
-        """Draw what is not there yet, a file a micro-batch, each process its own files."""
-        context, size = self.context, self.context.config.batch.micro
+        """Draw what is not there yet, each process its own files."""
+        context = self.context
         source = Batches(
             {task: context.records[task]},
             {task: 1.0},
@@ -67,44 +68,50 @@ class SFT(Method):
             seed=context.config.seed + POOL_SEED,
         )
         samples = source.draw()
-        chunks = [samples[first : first + size] for first in range(0, len(samples), size)]
+        chunks = [samples[first : first + FILE] for first in range(0, len(samples), FILE)]
         files = [
             context.folder / "pool" / f"{task}-{n:05d}.safetensors" for n in range(len(chunks))
         ]
         pairs = list(zip(files, chunks, strict=True))
-        for file, chunk in context.ranks.mine(pairs):
-            if _read(file, self._origin(task, chunk)) is None:
-                with replacing(file) as temporary:
-                    tensors = {"latents": self._draw(task, chunk).cpu().contiguous()}
-                    save_file(tensors, temporary, metadata=self._origin(task, chunk))
+        missing = [
+            (file, chunk)
+            for file, chunk in context.ranks.mine(pairs)
+            if _read(file, self._origin(task, chunk)) is None
+        ]
+        drawn = self._drawn(task, [sample for _, chunk in missing for sample in chunk])
+        for file, chunk in missing:
+            latents = torch.stack([next(drawn) for _ in chunk])
+            with replacing(file) as temporary:
+                save_file({"latents": latents}, temporary, metadata=self._origin(task, chunk))
         context.ranks.wait()
-        latents = [_read(file, self._origin(task, chunk)) for file, chunk in pairs]
-        if any(part is None for part in latents):
+        found = [_read(file, self._origin(task, chunk)) for file, chunk in pairs]
+        if any(part is None for part in found):
             raise FlowOPDError(f"A file of {context.folder / 'pool'} was damaged; start again.")
-        self._latents[task] = torch.cat([part for part in latents if part is not None])
+        self._latents[task] = torch.cat([part for part in found if part is not None])
         self._records[task] = [sample.record for sample in samples]
         context.images += len(samples)
 
     def _origin(self, task: str, samples: Sequence[Sample]) -> dict[str, str]:
         """What pictures depend on, to be written with them."""
         context = self.context
-        teacher = context.bank.adapters[context.teachers[task]]
+        teacher = context.roles.identity(context.roles.teachers[task])
         settings = [
             context.model.fingerprint,
-            [teacher.sha256, teacher.config.to_config()],
+            teacher,
             context.config.teacher_guidance(task),
             context.sigmas.tolist(),
         ]
         drawn = [[sample.record.prompt, sample.start_seed] for sample in samples]
         return {"origin": json.dumps([settings, drawn])}
 
-    def _draw(self, task: str, samples: Sequence[Sample]) -> Tensor:
+    def _drawn(self, task: str, samples: Sequence[Sample]) -> Iterator[Tensor]:
         """The teacher's pictures by the ODE; they are to be learned, not explored."""
-        context = self.context
+        context, size = self.context, self.context.config.batch.micro
         guidance = context.config.teacher_guidance(task)
-        part = make_batch(samples, context, len(samples)).parts[0]
-        teacher = context.velocities.frozen(context.teachers[task], part.cond, guidance)
-        return store(self, part, teacher, set(), Sampler()).x0
+        for first in range(0, len(samples), size):
+            part = make_parts([samples[first : first + size]], context)[0]
+            teacher = context.velocities.frozen(context.roles.teachers[task], part.cond, guidance)
+            yield from store(self, part, teacher, set(), Sampler()).x0.cpu()
 
 
 def _read(file: Path, origin: Mapping[str, str]) -> Tensor | None:

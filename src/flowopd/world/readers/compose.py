@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowopd.rewards.composition import Box, Found, check_requirement, judge
-from flowopd.rewards.scorer import MetricInfo, Scores
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
+from flowopd.world.readers.known import ABOUT, CIRCLES, ONE_CIRCLE, TWO_CIRCLES, Picture, between
 from flowopd.world.readers.segment import SMALLEST, Blob, Unmixed, blobs, unmix
 from flowopd.world.readers.shapes import FIT, Fit, best_fit
 
@@ -47,6 +48,17 @@ class ComposeReader:
     )
     tasks = frozenset({"compose"})
     grouped = False
+    about = ABOUT
+
+    def self_check(self) -> list[Finding]:
+        right, wrong = (TWO_CIRCLES, CIRCLES, (1, 1)), (ONE_CIRCLE, CIRCLES, (0, 0))
+        return [
+            between(self, "compose", "two red circles, which are asked for", *right),
+            between(self, "compose", "one red circle, of the two asked for", *wrong),
+        ]
+
+    def example(self) -> tuple[Picture, PromptRecord]:
+        return TWO_CIRCLES, CIRCLES
 
     def check(self, record: PromptRecord) -> None:
         check_requirement(record.meta)

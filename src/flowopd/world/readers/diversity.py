@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flowopd.rewards.scorer import MetricInfo, Scores
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
+from flowopd.world.readers.known import ABOUT, BLANK, ONE_CIRCLE, Picture
 
 BLUR = 4
 
@@ -37,6 +38,21 @@ class DiversityReader:
     metrics = (MetricInfo("diversity", 0, 1),)
     tasks = frozenset({"diversity"})
     grouped = True
+    about = ABOUT
+
+    def self_check(self) -> list[Finding]:
+        record = PromptRecord("a circle", "diversity")
+        same, other = (
+            self.score(np.stack([ONE_CIRCLE, second]), [record] * 2)[0].values["diversity"]
+            for second in (ONE_CIRCLE, BLANK)
+        )
+        return [
+            Finding("twice the same picture", same, "0", same == 0),
+            Finding("a circle and nothing", other, "> 0.05", other is not None and other > 0.05),
+        ]
+
+    def example(self) -> tuple[Picture, PromptRecord]:
+        return ONE_CIRCLE, PromptRecord("a circle", "diversity")
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         groups: dict[str, list[int]] = defaultdict(list)

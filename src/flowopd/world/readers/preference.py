@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flowopd.rewards.scorer import MetricInfo, Scores
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.palette import CANVAS
+from flowopd.world.readers.known import ABOUT, BLANK, CIRCLES, TWO_CIRCLES, Picture, between
 from flowopd.world.readers.segment import PAINTS, unmix
 
 LARGE = 0.30  # the share of the canvas from which what is painted is large enough; ink is no paint
@@ -24,6 +25,16 @@ class PreferenceReader:
     metrics = (MetricInfo("preference", 0, 1),)
     tasks = frozenset({"compose", "text"})
     grouped = False
+    about = ABOUT
+
+    def self_check(self) -> list[Finding]:
+        return [
+            between(self, "preference", "two red circles", TWO_CIRCLES, CIRCLES, (0.6, 0.9)),
+            between(self, "preference", "nothing", BLANK, CIRCLES, (0, 0)),
+        ]
+
+    def example(self) -> tuple[Picture, PromptRecord]:
+        return TWO_CIRCLES, CIRCLES
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         unmixed = unmix(images)

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flowopd.rewards.scorer import MetricInfo, Scores
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.readers.compose import fitted
+from flowopd.world.readers.known import ABOUT, CIRCLES, TWO_CIRCLES, Picture, between, speckled
 from flowopd.world.readers.segment import PAINTS, SMALLEST, Array, Blob, Unmixed, blobs, unmix
 from flowopd.world.readers.text import BITMAPS, FAINTEST, cells, distances
 
@@ -60,6 +61,17 @@ class QualityReader:
     metrics = (MetricInfo("quality", 1, 5),)
     tasks = frozenset({"compose", "text"})
     grouped = False
+    about = ABOUT
+
+    def self_check(self) -> list[Finding]:
+        noisy = speckled(TWO_CIRCLES)
+        return [
+            between(self, "quality", "a clean picture", TWO_CIRCLES, CIRCLES, (4.8, 5)),
+            between(self, "quality", "the same under noise", noisy, CIRCLES, (1, 3)),
+        ]
+
+    def example(self) -> tuple[Picture, PromptRecord]:
+        return TWO_CIRCLES, CIRCLES
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         unmixed = unmix(images)

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import MetricInfo, Scores
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.world.palette import CANVAS, CELL, GLYPHS
+from flowopd.world.readers.known import ABOUT, HAT, HAT_WRITTEN, HUT_WRITTEN, Picture, between
 from flowopd.world.readers.segment import PAINTS, Unmixed, unmix
 
 ROOM = CANVAS // CELL
@@ -79,6 +80,17 @@ class TextReader:
     metrics = (MetricInfo("text", 0, 1), MetricInfo("text_soft", 0, 1))
     tasks = frozenset({"text"})
     grouped = False
+    about = ABOUT
+
+    def self_check(self) -> list[Finding]:
+        right, wrong = (HAT_WRITTEN, HAT, (1, 1)), (HUT_WRITTEN, HAT, (0.6, 0.7))
+        return [
+            between(self, "text_soft", "the word that is asked for", *right),
+            between(self, "text_soft", "the word with one letter wrong", *wrong),
+        ]
+
+    def example(self) -> tuple[Picture, PromptRecord]:
+        return HAT_WRITTEN, HAT
 
     def check(self, record: PromptRecord) -> None:
         if not isinstance(record.meta.get("target"), str) or not record.meta["target"]:

@@ -1,0 +1,1 @@
+"""What a recipe will need, measured on shapes alone: no weights are loaded."""

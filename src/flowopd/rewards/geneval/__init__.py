@@ -1,0 +1,1 @@
+"""GenEval: whether the objects, numbers, colours and places that a prompt names are there."""

@@ -1,0 +1,1 @@
+"""Chat models that look at pictures and say what they are worth."""

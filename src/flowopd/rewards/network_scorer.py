@@ -1,0 +1,64 @@
+"""What the scorers with a network of their own here have in common."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowopd.rewards.drawn import RED_SQUARE, draw
+from flowopd.rewards.scorer import About, MetricInfo, Scores
+from flowopd.rewards.settings import ScorerSettings
+from flowopd.tasks.prompts import PromptRecord
+
+N = TypeVar("N")
+S = TypeVar("S", bound=ScorerSettings)
+
+
+class NetworkScorer(ABC, Generic[S, N]):
+    """Gives each picture one number, by itself and its prompt, through a network loaded once."""
+
+    name: str
+    version = 1
+    metrics: tuple[MetricInfo, ...]
+    tasks: frozenset[str] | None = None
+    grouped = False
+    about: About
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+        self._network: N | None = None
+
+    @abstractmethod
+    def _open(self) -> N:
+        """The network, from its files."""
+
+    @abstractmethod
+    def _read(self, network: N, images: NDArray[np.uint8], prompts: Sequence[str]) -> list[float]:
+        """One number for each of the pictures [B, H, W, 3]."""
+
+    def load(self) -> None:
+        if self._network is None:
+            self._network = self._open()
+
+    def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
+        self.load()
+        assert self._network is not None
+        found: list[Scores] = []
+        for start in range(0, len(records), self.settings.batch_size):
+            batch = slice(start, start + self.settings.batch_size)
+            prompts = [record.prompt for record in records[batch]]
+            numbers = self._read(self._network, images[batch], prompts)
+            found += [self._scores(number) for number in numbers]
+        return found
+
+    def example(self) -> tuple[NDArray[np.uint8], PromptRecord]:
+        return draw(RED_SQUARE), PromptRecord(RED_SQUARE.prompt)
+
+    def _scores(self, number: float) -> Scores:
+        (info,) = self.metrics
+        if math.isfinite(number):
+            return Scores({info.name: number})
+        return Scores({info.name: None}, {info.name: f"the network gave {number}"})

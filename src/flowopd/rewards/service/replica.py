@@ -1,0 +1,145 @@
+"""One of the servers that a remote scorer asks, as seen from here."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.scorer import Scores
+from flowopd.rewards.service.retry import backoff, retry_after
+from flowopd.rewards.service.wire import AboutReply, read_reply, sentences
+
+if TYPE_CHECKING:
+    import httpx
+
+JOIN_SECONDS = 10.0
+PIECE = 256 * 1024
+
+
+class BusyError(Exception):
+    """The server asks to come back after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("it is busy")
+        self.seconds = seconds
+
+
+class DownError(Exception):
+    """The server does not answer, or not with sense; another may."""
+
+
+class Replica:
+    """A server, whether it is believed to answer, and what it said of itself."""
+
+    def __init__(
+        self,
+        url: str,
+        client: "httpx.AsyncClient",
+        agrees: Callable[[str, AboutReply], None],
+        seconds: float,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.about: AboutReply | None = None
+        self.up = False
+        self.trouble = "it was not asked yet"
+        self._client, self._agrees, self._seconds = client, agrees, seconds
+        self._failures, self._next = 0, 0.0
+        self._joining = asyncio.Lock()
+
+    async def join(self) -> None:
+        """Ask for its health and for what it is, after a pause if it just failed.
+
+        Raises a DownError where it does not answer, and a FlowOPDError where it is another.
+        """
+        async with self._joining:
+            if self.up:
+                return
+            await asyncio.sleep(max(0.0, self._next - time.monotonic()))
+            try:
+                await self._answer("GET", "/healthz", JOIN_SECONDS)
+                about = _about(await self._answer("GET", "/about", JOIN_SECONDS))
+                self._agrees(self.url, about)
+            except (DownError, BusyError) as error:
+                self.fail(str(error))
+                raise DownError(str(error)) from None
+            except FlowOPDError as error:
+                self.fail(str(error))
+                raise
+            self.about = about
+            self.up, self._failures, self.trouble = True, 0, ""
+
+    async def score(self, body: bytes, count: int) -> list[Scores]:
+        """The scores of a request of so many pictures."""
+        content = await self._answer("POST", "/score", self._seconds, body)
+        try:
+            scores = read_reply(content)
+        except FlowOPDError as error:
+            raise DownError(f"it answered nonsense: {error}") from None
+        if len(scores) != count:
+            raise DownError(f"it gave {len(scores)} scores for {count} pictures")
+        return scores
+
+    async def check(self) -> bytes:
+        return await self._answer("POST", "/check", self._seconds)
+
+    def fail(self, trouble: str) -> None:
+        """Leave it alone for a while."""
+        self.up, self.trouble = False, trouble
+        self._next = time.monotonic() + backoff(self._failures)
+        self._failures += 1
+
+    async def _answer(self, method: str, path: str, seconds: float, body: bytes = b"") -> bytes:
+        import httpx
+
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._client.request(
+                    method,
+                    self.url + path,
+                    content=_pieces(body) if body else None,
+                    headers=headers if body else None,
+                )
+        except TimeoutError:
+            raise DownError(f"no answer within {seconds:g} seconds") from None
+        except httpx.InvalidURL as error:
+            raise FlowOPDError(f"{self.url} is no address of a server: {error}.") from None
+        except httpx.HTTPError as error:
+            raise DownError(_words(error)) from None
+        if answer.status_code == 200:
+            return answer.content
+        if answer.status_code == 429:
+            raise BusyError(retry_after(answer.headers, self._failures))
+        said = _said(answer)
+        if answer.status_code >= 500 or answer.status_code in (408, 499):
+            raise DownError(f"it answered {answer.status_code}: {said}")
+        raise FlowOPDError(f"The server {self.url} answered {answer.status_code}: {said}")
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """The body, which nobody holds when it is sent: httpx's answers keep what they answer."""
+    for start in range(0, len(body), PIECE):
+        yield body[start : start + PIECE]
+
+
+def _about(content: bytes) -> AboutReply:
+    try:
+        return AboutReply.model_validate_json(content)
+    except ValidationError as error:
+        raise DownError(f"it is no server of scores: {sentences(error)}") from None
+
+
+def _said(answer: Any) -> str:
+    """The sentence of a refusal, or the beginning of whatever else came."""
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(answer.text.split())[:200] or "nothing more"
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

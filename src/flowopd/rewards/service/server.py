@@ -1,0 +1,84 @@
+"""A scorer served over HTTP: on this machine only, unless there is a token."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.scorer import Scorer
+from flowopd.rewards.service.access import HOST, PORT, find_token, refuse_open_door, taken
+from flowopd.rewards.service.limits import Limits
+from flowopd.rewards.service.scoring import Service
+from flowopd.rewards.settings import ScorerSpec
+from flowopd.rewards.work.jury import in_processes, usual_processes
+from flowopd.rewards.work.runners import ProcessRunner, Runner, ThreadRunner
+
+if TYPE_CHECKING:
+    import uvicorn
+
+Announce = Callable[[str], None]
+
+
+def serve(
+    spec: ScorerSpec,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    token: str | None = None,
+    token_file: Path | None = None,
+    limits: Limits | None = None,
+    announce: Announce | None = None,
+) -> None:
+    """Serve a scorer until it is interrupted, with Ctrl-C or a signal to end.
+
+    ``port`` 0 is any free one. The address is taken before the scorer is loaded, and answers when
+    it is.
+    """
+    key = find_token(token, token_file)
+    refuse_open_door(host, key)
+    assembled = _assembler()
+    scorer = spec.load()
+    with taken(host, port) as place:
+        runners = runners_of(spec, scorer)
+        service = Service(scorer, runners, limits or Limits(), spec.identity(), spec.timeout)
+        try:
+            asyncio.run(_run(service, assembled(service, key), place, announce or _say))
+        except KeyboardInterrupt:  # how one ends it
+            return
+        finally:
+            service.close()
+
+
+def runners_of(spec: ScorerSpec, scorer: Scorer) -> list[Runner]:
+    """Where the scorer works: a thread here, or as many processes as it is to have."""
+    if not in_processes(scorer):
+        return [ThreadRunner(scorer)]
+    count = spec.processes or usual_processes()
+    return [ProcessRunner(spec.name, spec.settings) for _ in range(count)]
+
+
+async def _run(
+    service: Service, server: "uvicorn.Server", place: socket.socket, announce: Announce
+) -> None:
+    await service.load()
+    host, port = place.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    scorer = service.scorer
+    announce(f"{scorer.name} {scorer.version} is served at http://{shown}:{port}")
+    await server.serve(sockets=[place])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _assembler() -> "Callable[[Service, str | None], uvicorn.Server]":
+    try:
+        from flowopd.rewards.service.assembled import assembled
+    except ImportError as error:
+        raise FlowOPDError(
+            f"The server needs the package {error.name!r}: pip install 'flowopd[service]'."
+        ) from None
+    return assembled

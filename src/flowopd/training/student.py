@@ -1,0 +1,138 @@
+"""What is trained: a LoRA in the bank, or all weights of a network of its own."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowopd.policy.adapter_files import AdapterFiles
+from flowopd.policy.bank import AdapterBank
+from flowopd.policy.lora import A_SUFFIX, B_SUFFIX, module_path
+from flowopd.policy.network import Network, in_its_place
+from flowopd.policy.network_saving import write_network
+from flowopd.policy.protocol import VelocityModel
+from flowopd.training.ranks import Ranks
+from flowopd.training.sharding import shard, spread, whole
+
+
+class Student(ABC):
+    """Of every process. Functions that give or take whole tensors are called by all of them."""
+
+    shared = False
+    """Whether every process holds a share of the tensors, and takes part where they are used."""
+
+    @abstractmethod
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What the optimizer gets, by key."""
+
+    @abstractmethod
+    def using(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the model's velocity is the student's."""
+
+    @abstractmethod
+    def save(self, folder: Path, metadata: Mapping[str, Any], *, main: bool) -> None:
+        """Its files with their notes, written by the main process."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by key."""
+        return {key: whole(parameter.detach()) for key, parameter in self.parameters()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        shares = self.shares_of(state)
+        for key, parameter in self.parameters():
+            parameter.copy_(shares[key])
+
+    def shares_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors by key as this process holds them."""
+        return {key: spread(state[key], parameter) for key, parameter in self.parameters()}
+
+    def add_up(self, gradients: Sequence[Tensor], loss: Tensor, ranks: Ranks) -> None:
+        """Make every process's gradients and loss the sums over all."""
+        ranks.add([*gradients, loss])
+
+
+class LoraStudent(Student):
+    """The student of a bank."""
+
+    def __init__(self, bank: AdapterBank, lora_prefix: str | None) -> None:
+        assert bank.student is not None
+        self.bank, self.name, self._prefix = bank, bank.student, lora_prefix
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return self.bank.trainable_parameters()
+
+    def using(self) -> contextlib.AbstractContextManager[Any]:
+        return self.bank.using(self.name)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.bank.load_state_dict(self.name, state)
+
+    def save(self, folder: Path, metadata: Mapping[str, Any], *, main: bool) -> None:
+        if main:
+            self.bank.save(self.name, folder, metadata=metadata, lora_prefix=self._prefix)
+
+
+class FullStudent(Student):
+    """A network in float32, all of it trained, computed with in the model's precision.
+
+    Several processes keep a share of every tensor each (FSDP2), and gather a block's where it is
+    used.
+    """
+
+    def __init__(self, model: VelocityModel, network: Network, processes: int) -> None:
+        self.model, self.network = model, network
+        self.shared = processes > 1
+        self.transformer = network.transformer.requires_grad_(True)
+        if self.shared:
+            shard(self.transformer, processes, model.device, model.dtype)
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.transformer.named_parameters())
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        lowered = self.model.dtype != torch.float32 and not self.shared
+        with (
+            in_its_place(self.model, self.transformer),
+            torch.autocast(self.model.device.type, self.model.dtype, enabled=lowered),
+        ):
+            yield
+
+    def add_up(self, gradients: Sequence[Tensor], loss: Tensor, ranks: Ranks) -> None:
+        """FSDP2 has averaged the gradients."""
+        ranks.add([loss])
+        for gradient in gradients if self.shared else []:
+            gradient.mul_(ranks.count)
+
+    def save(self, folder: Path, metadata: Mapping[str, Any], *, main: bool) -> None:
+        state = self.state()
+        if not main:
+            return
+        identity = {"base": self.model.name, "fingerprint": self.model.fingerprint}
+        notes = {"role": "student", **metadata, **self.model.settings, **identity}
+        saved = {key: tensor.to(self.model.dtype) for key, tensor in state.items()}
+        saved |= {key: tensor.cpu() for key, tensor in self._persistent().items()}
+        write_network(folder, self.network.files.config, saved, notes)
+
+    def _persistent(self) -> dict[str, Tensor]:
+        """Buffers that belong to the weights files."""
+        known = dict(self.parameters())
+        return {k: v for k, v in self.transformer.state_dict().items() if k not in known}
+
+
+@torch.no_grad()
+def fold_in(network: Network, files: AdapterFiles) -> None:
+    """Add an adapter to a network's weights: `W + s B A`."""
+    for key, down in files.tensors.items():
+        if not key.endswith(A_SUFFIX):
+            continue
+        path = module_path(key)
+        weight = network.transformer.get_submodule(path).weight
+        assert isinstance(weight, Tensor)
+        product = files.config.scaling_of(path) * files.tensors[path + B_SUFFIX] @ down
+        weight += product.to(weight)

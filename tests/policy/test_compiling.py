@@ -1,0 +1,80 @@
+"""Compiled blocks: the same numbers, and one version for all adapters of a rank."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch._dynamo
+from adapters import EIGHT, randomise_adapter, velocity
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.compiling import compile_blocks
+from tiny_sd3 import tiny_transformer
+
+NAMES = ("student", "one", "two", "anchor", None)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def bank_of_four() -> AdapterBank:
+    bank = AdapterBank(tiny_transformer(0))
+    for number, name in enumerate(NAMES[:4]):
+        role = Role.STUDENT if name == "student" else Role.TEACHER
+        bank.create(name, role, rank=4, alpha=8, targets=EIGHT)
+        randomise_adapter(bank, name, seed=number)
+    bank.fold("anchor")
+    return bank
+
+
+def one_round(bank: AdapterBank) -> dict[str | None, torch.Tensor]:
+    """As a step of distillation goes: the student with a gradient, the others without."""
+    with bank.using("student"):
+        student = velocity(bank.transformer)
+    found = {}
+    for name in NAMES[1:]:
+        with torch.no_grad(), bank.using(name):
+            found[name] = velocity(bank.transformer)
+    for _, parameter in bank.trainable_parameters():
+        parameter.grad = None
+    (student - found["one"]).square().mean().backward()
+    gradients = [p.grad.reshape(-1) for _, p in bank.trainable_parameters()]
+    return found | {"student": student.detach(), "gradient": torch.cat(gradients)}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_compute_the_same_and_switching_compiles_nothing(
+    checkpointing: bool,
+) -> None:
+    bank = bank_of_four()
+    if checkpointing:
+        bank.transformer.enable_gradient_checkpointing()
+    expected = one_round(bank)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_blocks(bank.transformer.transformer_blocks, counter)
+    for number in range(3):
+        for name, tensor in one_round(bank).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
+        if number == 0:
+            compiled = counter.frame_count
+    assert counter.frame_count == compiled
+    # Three kinds of block; by whom they are used: the student with a gradient, an adapter, a
+    # folded one, nobody. The last block's attention to text has no output to adapt.
+    assert 6 <= compiled <= 12
+
+
+def test_another_adapter_of_the_same_rank_needs_no_compilation() -> None:
+    bank = bank_of_four()
+    counter = CompileCounterWithBackend("eager")
+    compile_blocks(bank.transformer.transformer_blocks, counter)
+    before = []
+    for name in ("one", "two"):
+        with torch.no_grad(), bank.using(name):
+            velocity(bank.transformer)
+        before.append(counter.frame_count)
+    assert before[0] == before[1] > 0
