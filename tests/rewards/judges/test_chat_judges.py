@@ -94,11 +94,15 @@ class TestGoodReplies:
         assert "has no 'Final Score: x'" in lines[1]["reason"]
 
     def test_come_so_many_at_a_time(self) -> None:
-        with (
-            fake_openai(lambda asked: slowly(0.05, by_caption(asked))) as fake,
-            judge(fake, concurrency=3) as scorer,
-        ):
-            scorer.score(pictures(12), records(12))
+        three = threading.Barrier(3, timeout=20)
+
+        def together(asked: Asked) -> str:
+            three.wait()
+            return by_caption(asked)
+
+        with fake_openai(together) as fake, judge(fake, concurrency=3) as scorer:
+            scores = scorer.score(pictures(12), records(12))
+        assert [one.values["unifiedreward"] for one in scores] == [1 + i / 10 for i in range(12)]
         assert fake.most_at_once == 3
 
     def test_are_asked_for_with_the_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +328,8 @@ class TestDeclarations:
             ({"model": ""}, "qwenvl.model"),
             ({"temprature": 1}, "Did you mean 'qwenvl.temperature'"),
             ({"api_key": "sk"}, "Unknown key"),
+            ({"device": "cuda"}, "the chat server decides that"),
+            ({"batch_size": 4}, "the chat server decides that"),
         ],
     )
     def test_that_are_wrong_are_refused(self, given: dict[str, Any], sentence: str) -> None:

@@ -6,9 +6,11 @@ Both servers are tried: the package's, and the stand-alone one of servers/deqa.
 import base64
 import contextlib
 import json
+import os
 import random
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,9 +18,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from deqa_script import served_script
+from deqa_script import script, served_script
 from served import QUICK, Exact, ask, pictures, port_of, raw, records, served
 
+from flowopd.rewards.service import gate
+from flowopd.rewards.service.counters import resident_memory
 from flowopd.rewards.service.images import encode
 from flowopd.rewards.service.wire import request_body
 from flowopd.tasks.prompts import PromptRecord
@@ -41,6 +45,12 @@ def stand_alone(token: str | None = None, connections: int = 64) -> Iterator[str
     limits = {name: getattr(QUICK, name) for name in names}
     with served_script({**limits, "connections": connections}, token) as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+def short_farewells(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (gate, script()):
+        monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
 
 
 both = pytest.mark.parametrize("serve", [package, stand_alone])
@@ -286,6 +296,40 @@ def test_damaged_requests_at_random(serve: Serve) -> None:
             assert status in (200, 422), (status, reply)
         assert seen == {200, 422}
         assert_alive(url)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc to look into")
+@both
+def test_nothing_is_left_of_them(serve: Serve) -> None:
+    """No connection, no thread, no memory."""
+    bomb = {"items": [item(png(300, 300, bytes(300 * 901)))]}
+
+    def attack(url: str) -> None:
+        score(url, b"{")
+        score(url, bomb)
+        raw(url, b"nonsense\r\n\r\n")
+        raw(url, post("/score", f"Content-Length: {10**9}"))
+        with socket.create_connection(("127.0.0.1", port_of(url))) as place:
+            place.sendall(post("/score", f"Content-Length: {len(GOOD)}") + GOOD[:100])
+
+    with serve() as url:
+        attack(url)
+        time.sleep(QUICK.header_seconds + 0.2)
+        before = threading.active_count(), len(os.listdir("/proc/self/fd")), resident_memory()
+        for _ in range(10):
+            attack(url)
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            after = threading.active_count(), len(os.listdir("/proc/self/fd"))
+            if after[0] <= before[0] and after[1] <= before[1]:
+                break
+            time.sleep(0.05)
+        assert after[0] <= before[0]
+        assert after[1] <= before[1]
+        assert resident_memory() - before[2] < 20 * 2**20
+        assert_alive(url)
+        if serve is package:
+            assert "in_flight 0.0" in ask(url, "GET", "/metrics")[1]
 
 
 def test_texts_that_cannot_be_encoded_do_not_break_the_reply() -> None:

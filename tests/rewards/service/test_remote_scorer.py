@@ -171,6 +171,7 @@ class TestSettings:
             ({"scorer": "deqa", "urls": ["10.0.0.1:80"]}, "begin with http"),
             ({"scorer": "deqa", "urls": ["http://a", "http://a"]}, "named twice"),
             ({"scorer": "deqa", "format": "gif"}, "format"),
+            ({"scorer": "deqa", "device": "cuda:1"}, "where the server is started"),
             ({"scorer": "nobody"}, "There is no scorer 'nobody'"),
             ({"scorer": "deqa", "url": "http://a"}, "Unknown key"),
             ({"declares": {"name": "x", "metrics": []}}, "metrics"),

@@ -198,6 +198,8 @@ sys.path[:0] = {paths!r}
 from test_jury import FILE, Jury, asked, spec_of
 
 if __name__ == "__main__":
+    # What was started in the background ignores Ctrl-C, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     spec = spec_of(f"{{FILE}}:Far", processes=1)
     scorer = spec.load()
     with Jury([(spec, scorer)]) as jury:

@@ -3,7 +3,7 @@
 import os
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from flowopd.config import FilePath
 from flowopd.rewards.settings import ScorerSettings
@@ -43,6 +43,13 @@ class JudgeSettings(ScorerSettings):
     """Tries of a request that fails for the moment."""
     replies: FilePath | None = None
     """A file to which every reply is added, a JSON object a line."""
+
+    @field_validator("device", "batch_size")
+    @classmethod
+    def _elsewhere(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != ScorerSettings.model_fields[info.field_name or ""].default:
+            raise ValueError("the chat server decides that (concurrency says how much it is asked)")
+        return value
 
     @field_validator("base_url")
     @classmethod

@@ -3,7 +3,7 @@
 import os
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flowopd.config import Config, FilePath
 from flowopd.rewards.service.access import HOST, PORT, TOKEN, find_token
@@ -65,6 +65,13 @@ class ServerSettings(ScorerSettings):
     """Servers that may fail on a request before its pictures stay without a score."""
     hedge_after: float = Field(10.0, gt=0)
     """Seconds after which a request is also sent to another server that has nothing to do."""
+
+    @field_validator("device")
+    @classmethod
+    def _elsewhere(cls, device: str) -> str:
+        if device != "auto":
+            raise ValueError("it is chosen where the server is started")
+        return device
 
     @model_validator(mode="after")
     def _addresses(self) -> "ServerSettings":

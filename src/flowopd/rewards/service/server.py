@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 Announce = Callable[[str], None]
+POLL = 0.01
 
 
 def serve(
@@ -63,11 +64,15 @@ async def _run(
     service: Service, server: "uvicorn.Server", place: socket.socket, announce: Announce
 ) -> None:
     await service.load()
-    host, port = place.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    scorer = service.scorer
-    announce(f"{scorer.name} {scorer.version} is served at http://{shown}:{port}")
-    await server.serve(sockets=[place])
+    serving = asyncio.create_task(server.serve(sockets=[place]))
+    while not (server.started or serving.done()):
+        await asyncio.sleep(POLL)
+    if server.started:
+        host, port = place.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        scorer = service.scorer
+        announce(f"{scorer.name} {scorer.version} is served at http://{shown}:{port}")
+    await serving
 
 
 def _say(text: str) -> None:
