@@ -13,8 +13,10 @@ from flowopd import plugins
 from flowopd.config import Config, build, dump_yaml, load_config
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.protocol import EvalConfig, read_job
+from flowopd.rewards.scorer import applies
 from flowopd.rewards.settings import ScorerSettings, ScorerSpec, WrittenScorer, by_name
 from flowopd.study.identity import Scorers
+from flowopd.tasks.prompts import PromptRecord
 
 pytestmark = pytest.mark.usefixtures("fake_plugins")
 
@@ -22,6 +24,7 @@ FILE = """
 from typing import Literal
 from flowopd.config import FilePath
 from flowopd.rewards import MetricInfo, Scores
+from flowopd.rewards.scorer import applies
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 class Settings(ScorerSettings):
@@ -194,6 +197,36 @@ class TestIdentity:
         assert own != plain
         assert own == hash_of("bright", {"name": name, "device": "cuda:3"})
         assert own != hash_of("bright", {"name": name, "floor": 0.5})
+
+
+class TestTasks:
+    def test_narrow_what_is_read(self, folder: Path) -> None:
+        (spec,) = job(folder, [{"name": "judge.py:Judge", "tasks": ["b", "a"]}]).scorers
+        scorer = spec.load()
+        assert scorer.tasks == {"a", "b"}
+        read = [applies(scorer, PromptRecord("x", task)) for task in ("a", "b", "c")]
+        assert read == [True, True, False]
+        assert spec.load().tasks == {"a", "b"}
+        assert judge(folder).load().tasks is None
+
+    def test_change_what_is_given(self, folder: Path) -> None:
+        assert judge(folder, tasks=["b", "a"]).identity() == {"tasks": ["a", "b"]}
+        given = {"name": "judge.py:Judge", "tasks": ["a"], "floor": 0.5}
+        (spec,) = job(folder, [given]).scorers
+        assert spec.model_dump() == given | {"name": f"{folder}/judge.py:Judge"}
+
+    def test_that_it_cannot_read(self, folder: Path) -> None:
+        narrow = FILE.replace(
+            'tasks, grouped = "judge", 3, None', "tasks, grouped = \"judge\", 3, {'a'}"
+        )
+        (folder / "judge.py").write_text(narrow)
+        assert judge(folder, tasks=["a"]).load().tasks == {"a"}
+        with pytest.raises(FlowOPDError, match="the task 'b', and reads only prompts of 'a'"):
+            judge(folder, tasks=["a", "b"]).load()
+
+    def test_none_at_all(self, folder: Path) -> None:
+        with pytest.raises(FlowOPDError, match=r"scorers\.0\.tasks' is \[\]"):
+            job(folder, [{"name": "judge.py:Judge", "tasks": []}])
 
 
 class TestRefusals:

@@ -34,6 +34,7 @@ def main(orders_file: str) -> None:
     if "failure" in orders:
         failure(orders["failure"], folder, ranks, said)
     (folder / f"said-{ranks.index}.json").write_text(json.dumps(said))
+    ranks.leave()
 
 
 def gradients(configs: dict[str, Any], folder: Path, ranks: Any, said: dict[str, Any]) -> None:

@@ -54,7 +54,9 @@ for name, data in json.loads((folder / "orders.json").read_text()).items():
         train(prepare(build(TrainConfig, data)), folder / name)
     except FlowOPDError as error:
         said[name] = str(error)
-(folder / f"said-{{Ranks().index}}.json").write_text(json.dumps(said))
+ranks = Ranks()
+(folder / f"said-{{ranks.index}}.json").write_text(json.dumps(said))
+ranks.leave()
 """
 
 

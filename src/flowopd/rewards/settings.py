@@ -22,6 +22,8 @@ from flowopd.files import sha256
 from flowopd.hub import hub_name
 
 PATIENCE = 600.0
+SHARED = ("timeout", "processes", "tasks")
+"""The keys of every scorer, beside its name."""
 
 
 def _model_place(place: str, info: ValidationInfo) -> str:
@@ -70,6 +72,8 @@ class ScorerSpec(Config):
     """Seconds after which a call is given up."""
     processes: int | None = Field(None, ge=1)
     """How many, for a scorer that works in processes of its own; null: by the number of cores."""
+    tasks: list[str] | None = Field(None, min_length=1)
+    """Of what it can read, the tasks whose prompts it reads here; null: all."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The scorer's own keys. Those of one that cannot be imported are not checked before `load`."""
 
@@ -81,7 +85,7 @@ class ScorerSpec(Config):
         if not isinstance(value, Mapping):
             return value
         _check_keys(value)
-        shared = {key: value[key] for key in ("name", "timeout", "processes") if key in value}
+        shared = {key: value[key] for key in ("name", *SHARED) if key in value}
         own = {key: one for key, one in value.items() if key not in shared}
         folder = (info.context or {}).get("folder")
         return {**shared, "settings": own} if folder is None else _placed(shared, own, Path(folder))
@@ -90,9 +94,7 @@ class ScorerSpec(Config):
     def _as_written(self) -> Any:
         fields = type(self).model_fields
         shared = {
-            key: getattr(self, key)
-            for key in ("timeout", "processes")
-            if getattr(self, key) != fields[key].default
+            key: getattr(self, key) for key in SHARED if getattr(self, key) != fields[key].default
         }
         more = {**shared, **self.settings}
         return {"name": self.name, **more} if more else self.name
@@ -105,12 +107,24 @@ class ScorerSpec(Config):
                 f"The scorer {self.name!r} is given 'processes', and works in a thread of this "
                 "process; leave it out."
             )
+        if self.tasks is not None:
+            self._narrow(scorer, frozenset(self.tasks))
         return scorer
 
     def identity(self) -> dict[str, Any]:
-        """The settings that change the scorer's numbers; empty for the scorer as it comes."""
+        """The settings that change what it gives; empty for the scorer as it comes."""
         given = plugins.scorer_settings(self.name, self.settings)
-        return {} if given is None else dict(given.identity())
+        tasks = {} if self.tasks is None else {"tasks": sorted(self.tasks)}
+        return tasks if given is None else {**given.identity(), **tasks}
+
+    def _narrow(self, scorer: Any, tasks: frozenset[str]) -> None:
+        known = tasks if scorer.tasks is None else scorer.tasks
+        for task in sorted(tasks - known):
+            raise FlowOPDError(
+                f"The scorer {self.name!r} is given the task {task!r}, and reads only prompts of "
+                f"{', '.join(map(repr, sorted(known)))}."
+            )
+        scorer.tasks = tasks
 
     @property
     def file(self) -> Path | None:

@@ -85,6 +85,15 @@ class TestScores:
         assert "no memory left" in raised.reasons["length"]
         assert odd.values == {"exact": None, "length": 2.0}
 
+    def test_of_fewer_tasks_than_the_server_reads(self) -> None:
+        declared = {**EXACT, "tasks": ["a", "b"]}
+        with served(Fussy()) as url:
+            spec = {"name": "remote", "urls": [url], "declares": declared, "tasks": ["a"]}
+            with contextlib.closing(ScorerSpec.model_validate(spec).load()) as scorer:
+                assert scorer.tasks == {"a"}
+                (found,) = scorer.score(pictures(1), [PromptRecord("x", "a")])
+        assert None not in found.values.values()
+
     def test_come_from_threads_at_the_same_time(self) -> None:
         found: dict[int, Any] = {}
         with served(Exact()) as url, remote(url, batch_size=3) as scorer:
@@ -339,7 +348,7 @@ class TestSeveral:
         scorers = [Poisoned(), Poisoned()]
         with contextlib.ExitStack() as stack:
             urls = [stack.enter_context(served(scorer, timeout=0.1)) for scorer in scorers]
-            with remote(*urls, batch_size=1, connections=1, attempts=2) as asked:
+            with remote(*urls, batch_size=1, connections=1, attempts=2, patience=60) as asked:
                 threading.Timer(1.5, lambda: [scorer.go.set() for scorer in scorers]).start()
                 found = asked.score(pictures(8), records(8))
         expected = values(Exact().score(pictures(8), records(8)))

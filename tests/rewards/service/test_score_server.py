@@ -147,8 +147,8 @@ class TestFailures:
             assert ask(url, "GET", "/healthz")[0] == 503
             assert ask(url, "POST", "/score", items("x"))[0] == 503
             scorer.go.set()
-            assert _eventually(lambda: ask(url, "POST", "/score", items("x"))[0] == 200)
-            assert ask(url, "GET", "/healthz") == (200, {"status": "ok"})
+            assert _eventually(lambda: ask(url, "GET", "/healthz") == (200, {"status": "ok"}))
+            assert ask(url, "POST", "/score", items("x"))[0] == 200
 
     def test_of_a_check_are_findings(self) -> None:
         class Broken(Exact):

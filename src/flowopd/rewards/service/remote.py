@@ -31,6 +31,8 @@ class ServedScorer:
     version: int
     metrics: tuple[MetricInfo, ...]
     tasks: frozenset[str] | None = None
+    """Those that it reads here; of what it is declared to read, a configuration may name a part."""
+    declared_tasks: frozenset[str] | None = None
     grouped: bool = False
     about: About = About()
 
@@ -86,7 +88,7 @@ class ServedScorer:
         yield "name", self.name, about.name
         yield "version", self.version, about.version
         yield "metrics", self.metrics, about.metric_infos
-        yield "tasks", self.tasks, tasks
+        yield "tasks", self.declared_tasks, tasks
         yield "grouped", self.grouped, about.grouped
         if self.settings_served() is not None:
             yield "settings", self.settings_served(), about.identity
@@ -107,7 +109,8 @@ class Remote(ServedScorer):
             one if isinstance(one, MetricInfo) else MetricInfo(**one.model_dump())
             for one in declared.metrics
         )
-        self.tasks = None if declared.tasks is None else frozenset(declared.tasks)
+        self.declared_tasks = None if declared.tasks is None else frozenset(declared.tasks)
+        self.tasks = self.declared_tasks
         self.grouped = declared.grouped
         self.about = getattr(declared, "about", About())
 

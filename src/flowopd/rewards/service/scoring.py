@@ -63,6 +63,7 @@ class Service:
         self._free: asyncio.LifoQueue[Place] = asyncio.LifoQueue()
         for place in self._places:
             self._free.put_nowait(place)
+        self._looking: asyncio.Task[None] | None = None
         self._room = asyncio.Semaphore(len(runners) + 1)  # unpacked: those scored, and the next
 
     async def load(self) -> None:
@@ -105,15 +106,27 @@ class Service:
         return finding_reply(findings).model_dump_json().encode()
 
     def refuse_if_unhealthy(self) -> None:
-        """Raise if the scorer does not come back anywhere."""
+        """Raise if the scorer does not come back anywhere, and look whether it has meanwhile."""
         troubles = [place.trouble for place in self._places]
         if all(troubles):
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_again())
             raise _unhealthy(troubles[0])
 
     def close(self) -> None:
         for place in self._places:
             place.close()
         self._reader.close()
+
+    async def _look_again(self) -> None:
+        """A place is free of its trouble when it can do anything; a process is started again."""
+        place = await self._free.get()
+        try:
+            await place.do(LOAD)
+        except (GivenUp, FlowOPDError):
+            return
+        finally:
+            self._free.put_nowait(place)
 
     def _read(self, body: bytes) -> tuple[Pictures, list[PromptRecord]]:
         pictures, records = read_request(body, self.limits)
