@@ -33,7 +33,6 @@ METRIC = {
     "low": 1.0,
     "high": 5.0,
     "strata": False,
-    "higher_is_better": True,
     "scale": 5.0,
 }
 TOKEN, SHORTEST = "FLOWOPD_REWARD_TOKEN", 16

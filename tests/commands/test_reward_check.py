@@ -28,6 +28,7 @@ from flowopd.rewards.settings import ScorerSettings
 class Settings(ScorerSettings):
     white: float = 1.0
     weights: bool = True
+    more: dict[str, int] = {}
 
 class Checked(BrightScorer):
     name = "checked"
@@ -89,6 +90,12 @@ class TestCheck:
             "expected 1.\n"
         )
 
+    def test_a_setting_within_a_setting(self, checked: str) -> None:
+        result = call("reward", "check", checked, "more.seed=7")
+        assert result.exit_code == 0, result.output
+        result = call("reward", "check", checked, "more.seed=x")
+        assert "more.seed' is 'x'" in result.stderr
+
     def test_all_are_checked_and_all_that_is_wrong_is_said(self, checked: str) -> None:
         result = call("reward", "check", checked, f"{checked}2", "weights=false")
         assert result.exit_code == 2
@@ -120,6 +127,9 @@ class TestRecipes:
             "reward", "check", "--recipe", protocol, f"scorers=['{checked}']", "scorers.0.white=2"
         )
         assert "a white picture gave 2, expected 1" in result.stderr
+        result = call("reward", "check", "--recipe", protocol, "white=2")
+        assert result.exit_code == 2
+        assert "'white=2' changes no scorer of" in result.stderr
 
     def test_those_of_a_study_and_its_protocol(self, protocol: Path, checked: str) -> None:
         own = {"name": checked, "white": 2}

@@ -128,6 +128,14 @@ class TestMissing:
         np.testing.assert_array_equal(found.parts["red"], [np.nan, 1])
         np.testing.assert_array_equal(found.parts["length"], [1, 1])
 
+    def test_what_no_scorer_was_asked_for_is_no_zero(self) -> None:
+        levels, words = Levels(), Words()
+        reward = RewardFunction([levels, words], {"a": terms(red=1, length=1), "b": terms(red=1)})
+        found = [Scored(levels, [0, 1], [Scores({"red": 1.0}), Scores({"red": 2.0})])]
+        result = reward.rewards(found, ["a", "b"])
+        np.testing.assert_array_equal(result.values, [np.nan, 2])
+        assert result.reasons == {0: "length: no number"}
+
     @pytest.mark.parametrize(
         "scores",
         [
@@ -223,7 +231,7 @@ class TestRefusals:
         reward = RewardFunction([Words()], {"a": terms(length=1)})
         sentence = "'words' cannot score the prompt 'four': it has four letters"
         with pytest.raises(FlowOPDError, match=sentence):
-            reward.check("a", records("fine", task="text")[:0] + records("one", "four"))
+            reward.check("a", records("one", "four"))
 
     @pytest.mark.parametrize(
         ("data", "key"),

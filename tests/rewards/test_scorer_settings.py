@@ -224,6 +224,14 @@ class TestTasks:
         with pytest.raises(FlowOPDError, match="the task 'b', and reads only prompts of 'a'"):
             judge(folder, tasks=["a", "b"]).load()
 
+    def test_that_cannot_be_set(self, folder: Path) -> None:
+        fixed = FILE.replace("version, tasks, grouped", "version, grouped").replace(
+            "3, None, False", "3, False"
+        )
+        (folder / "judge.py").write_text(f"{fixed}\n    tasks = property(lambda self: None)\n")
+        with pytest.raises(FlowOPDError, match="does not let its tasks be narrowed"):
+            judge(folder, tasks=["a"]).load()
+
     def test_none_at_all(self, folder: Path) -> None:
         with pytest.raises(FlowOPDError, match=r"scorers\.0\.tasks' is \[\]"):
             job(folder, [{"name": "judge.py:Judge", "tasks": []}])

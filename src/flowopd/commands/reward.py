@@ -105,14 +105,10 @@ def _wanted(arguments: list[str], recipe: Path | None) -> "list[ScorerSpec]":
 
 def _named(names: list[str], changes: list[str]) -> "list[ScorerSpec]":
     """Scorers with the same settings."""
-    from flowopd.config import build, parse_override
+    from flowopd.config import load_config
     from flowopd.rewards.settings import ScorerSpec
 
-    settings: dict[str, Any] = {}
-    for change in map(parse_override, changes):
-        settings[".".join(map(str, change.keys))] = change.value
-    context = {"folder": Path.cwd()}
-    return [build(ScorerSpec, {"name": name, **settings}, context=context) for name in names]
+    return [load_config(ScorerSpec, overrides=changes, options={"name": name}) for name in names]
 
 
 def _unloaded(error: FlowOPDError) -> "Examination":

@@ -1,7 +1,7 @@
 """A reward: the weighted sum of metrics that scorers read off pictures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ class RewardTerm(Config):
 
 
 Terms = Mapping[str, RewardTerm]
+NOTHING = Scores({})
 
 
 @dataclass(frozen=True)
@@ -117,29 +118,37 @@ class RewardFunction:
         return found
 
     def rewards(self, found: Sequence[Scored], tasks: Sequence[str]) -> Rewards:
-        """From what the scorers found, in whatever parts; added up in the scorers' order."""
+        """From what the scorers found, in whatever parts; added up in the scorers' order.
+
+        A picture that a scorer which it needs gave nothing has no reward.
+        """
         values = np.zeros(len(tasks))
         reasons: dict[int, str] = {}
         parts: dict[str, NDArray[np.float64]] = {}
-        pairs = [
-            (i, scorer, score)
-            for scorer in self.used
+        given = {
+            (id(one.scorer), i): score
             for one in found
-            if one.scorer is scorer
             for i, score in zip(one.places, one.scores, strict=True)
-        ]
-        for i, scorer, score in pairs:
-            terms = self._tasks[tasks[i]]
-            for metric in sorted({info.name for info in scorer.metrics} & terms.keys()):
-                part = parts.setdefault(metric, np.full(len(tasks), np.nan))
-                value, term = score.values.get(metric), terms[metric]
-                if value is None or not math.isfinite(value):
-                    reasons[i] = f"{metric}: {score.reasons.get(metric, 'no number')}"
-                    values[i] = np.nan
-                    continue
-                part[i] = value
-                values[i] += term.weight * value / self.scale(metric, term)
+        }
+        for scorer, i, metric in self._read(tasks):
+            part = parts.setdefault(metric, np.full(len(tasks), np.nan))
+            term, score = self._tasks[tasks[i]][metric], given.get((id(scorer), i), NOTHING)
+            value = score.values.get(metric)
+            if value is None or not math.isfinite(value):
+                reasons[i] = f"{metric}: {score.reasons.get(metric, 'no number')}"
+                values[i] = np.nan
+                continue
+            part[i] = value
+            values[i] += term.weight * value / self.scale(metric, term)
         return Rewards(values, parts, reasons)
+
+    def _read(self, tasks: Sequence[str]) -> Iterator[tuple[Scorer, int, str]]:
+        """Which metrics of which pictures are added up."""
+        for scorer, chosen in self.needed(tasks):
+            names = {info.name for info in scorer.metrics}
+            for i in chosen:
+                for metric in sorted(names & self._tasks[tasks[i]].keys()):
+                    yield scorer, i, metric
 
     def _check_terms(self, task: str, terms: Terms) -> None:
         for metric in terms:

@@ -24,7 +24,6 @@ class MetricInfo:
     low: float | None = None
     high: float | None = None
     strata: bool = False
-    higher_is_better: bool = True
     scale: float = 1.0
 
 

@@ -124,7 +124,13 @@ class ScorerSpec(Config):
                 f"The scorer {self.name!r} is given the task {task!r}, and reads only prompts of "
                 f"{', '.join(map(repr, sorted(known)))}."
             )
-        scorer.tasks = tasks
+        try:
+            scorer.tasks = tasks
+        except AttributeError:
+            raise FlowOPDError(
+                f"The scorer {self.name!r} does not let its tasks be narrowed ('tasks' cannot be "
+                "set); leave the key out, or make it an attribute."
+            ) from None
 
     @property
     def file(self) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from flowopd.config import Config, build, load_config, read_yaml
+from flowopd.config import Config, build, load_config, parse_override, read_yaml
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.settings import ScorerSpec, by_name
 from flowopd.study.config import load_study
@@ -29,12 +29,22 @@ def scorers_of(path: Path, overrides: Sequence[str] = ()) -> list[ScorerSpec]:
     if "stages" in data:
         found = _of_study(path, overrides)
     elif "scorers" in data:
+        _refuse_others(path, overrides)
         found = load_config(_Naming, path, overrides).scorers
     else:
         raise FlowOPDError(f"{path} is neither a study (stages) nor a protocol (scorers).")
     if not found:
         raise FlowOPDError(f"{path} names no scorer.")
     return list({spec.model_dump_json(): spec for spec in found}.values())
+
+
+def _refuse_others(path: Path, overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if parse_override(text).keys[0] != "scorers":
+            raise FlowOPDError(
+                f"{text!r} changes no scorer of {path}; write scorers.0.device=cpu, say, for the "
+                "first of them."
+            )
 
 
 def _of_study(path: Path, overrides: Sequence[str]) -> list[ScorerSpec]:

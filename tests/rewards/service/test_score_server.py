@@ -75,7 +75,6 @@ class TestAnswers:
             "low": 0,
             "high": 1e9,
             "strata": False,
-            "higher_is_better": True,
             "scale": 10,
         }
         assert about["tasks"] == ["a", "b"]

@@ -18,7 +18,6 @@ class DeclaredMetric(Config):
     low: float | None = None
     high: float | None = None
     strata: bool = False
-    higher_is_better: bool = True
     scale: float = Field(1.0, gt=0)
 
 

@@ -60,7 +60,6 @@ class Metric(Message):
     low: float | None = None
     high: float | None = None
     strata: bool = False
-    higher_is_better: bool = True
     scale: float = 1.0
 
 
