@@ -89,7 +89,7 @@ class Ours:
 
     def update(self, samples: list[Sample]) -> None:
         for pieces in self.method.updates(self.method.batch(samples)):
-            self.trainer._update(pieces)
+            self.trainer.make_update(pieces)
             self.context.meter.take(self.context.ranks)
         self.context.round += 1
 

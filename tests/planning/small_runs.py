@@ -117,7 +117,7 @@ def run(config: TrainConfig, folder: Path) -> int:
         for _ in range(UPDATES):
             memory.peak = memory.live
             for pieces in method.updates(method.batch(trainer.batches.draw())):
-                trainer._update(pieces)
+                trainer.make_update(pieces)
                 context.meter.take(context.ranks)
     return memory.peak
 

@@ -109,7 +109,7 @@ class Killed(BaseException):
 
 def killed(data: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends without a word in its fourth update."""
-    inner = Trainer._update
+    inner = Trainer.make_update
 
     def dying(self: Trainer, pieces: Any) -> None:
         if self.context.update == 3:
@@ -117,7 +117,7 @@ def killed(data: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) 
         inner(self, pieces)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", dying)
+        patch.setattr(Trainer, "make_update", dying)
         with pytest.raises(Killed):
             train(prepare(build(TrainConfig, data)), folder)
 

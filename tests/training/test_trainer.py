@@ -35,14 +35,14 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    inner = Trainer._update
+    inner = Trainer.make_update
 
     def dying(self: Trainer, pieces: Any) -> None:
         if self.context.update == update:
             raise Killed
         inner(self, pieces)
 
-    monkeypatch.setattr(Trainer, "_update", dying)
+    monkeypatch.setattr(Trainer, "make_update", dying)
 
 
 def adapter_digest(folder: Path) -> str:
@@ -114,7 +114,7 @@ def test_a_signal_finishes_the_update_and_saves(
 ) -> None:
     config = config_for(tmp_path, ALGORITHMS["opd"], checkpoint={"every": 100})
     train(prepare(config), tmp_path / "whole")
-    inner = Trainer._update
+    inner = Trainer.make_update
 
     def signalled(self: Trainer, pieces: Any) -> None:
         if self.context.update == 2:
@@ -122,7 +122,7 @@ def test_a_signal_finishes_the_update_and_saves(
         inner(self, pieces)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", signalled)
+        patch.setattr(Trainer, "make_update", signalled)
         with pytest.raises(Interrupted, match=r"after update 3 of 6; everything is saved"):
             train(prepare(config), tmp_path / "ended")
     assert (tmp_path / "ended" / "checkpoints" / "update-00000003").is_dir()

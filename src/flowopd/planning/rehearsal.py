@@ -171,7 +171,7 @@ class Rehearsal:
     def _first_step(self, trainer: Trainer) -> tuple[int, int]:
         """Gradients and the optimizer's state, which are there from the second update on."""
         memory, before = self._memory, self._memory.live
-        trainer._zero_gradients()
+        trainer.zero_gradients()
         gradients = memory.live - before
         for group in trainer.optimizer.param_groups:
             group["foreach"] = True  # as on a GPU
@@ -212,7 +212,7 @@ class Rehearsal:
         updates = trainer.method.updates(batch)
         memory.phase = Phase.DRAW
         while (pieces := next(updates, None)) is not None:
-            trainer._update(self._followed(pieces))
+            trainer.make_update(self._followed(pieces))
             context.meter.take(self._ranks)
             memory.phase = Phase.DRAW
         memory.phase = ""
@@ -255,7 +255,7 @@ class Rehearsal:
         if visitors is None:
             return 0
         sizes = sorted(bytes_of(network.transformer) for network in networks.values())
-        return sum(sizes[: max(0, len(sizes) - visitors._places)])
+        return sum(sizes[: max(0, len(sizes) - visitors.places)])
 
 
 def _cut(batch: Batch, each: int) -> Batch:

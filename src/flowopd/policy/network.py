@@ -142,16 +142,16 @@ class Network:
 
 
 class Visitors:
-    """Networks that wait in host memory, of which some at a time are on the device."""
+    """Networks that wait in host memory, of which at most ``places`` are on the device."""
 
     def __init__(self, device: torch.device, places: int) -> None:
-        self._device, self._places = device, places
+        self._device, self.places = device, places
         self._here: OrderedDict[int, Network] = OrderedDict()
 
     def bring(self, network: Network) -> None:
         """Onto the device, where the one that was not used for longest makes room."""
         if id(network) not in self._here:
-            while len(self._here) >= self._places:
+            while len(self._here) >= self.places:
                 self._here.popitem(last=False)[1].release()
             network.bring(self._device)
             self._here[id(network)] = network

@@ -119,7 +119,7 @@ class Trainer:
         start, before = time.monotonic(), context.update
         batch = self.method.batch(self.batches.draw())
         for pieces in self.method.updates(batch):
-            self._update(pieces)
+            self.make_update(pieces)
             context.seconds += time.monotonic() - start
             self._log()
             start = time.monotonic()
@@ -129,7 +129,8 @@ class Trainer:
         if every and (self._due(every, before) or context.update == context.config.updates):
             self._probe()
 
-    def _update(self, pieces: Iterator[Piece]) -> None:
+    def make_update(self, pieces: Iterator[Piece]) -> None:
+        """One step of the optimizer by the gradients of all pieces, in all processes."""
         context, config = self.context, self.context.config
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -144,7 +145,7 @@ class Trainer:
                 tasks.after(piece.task)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
-            gradients = self._zero_gradients()
+            gradients = self.zero_gradients()
         loss = self.faults.loss()
         self.student.add_up(gradients, loss, context.ranks)
         if tasks is not None:
@@ -178,7 +179,7 @@ class Trainer:
         if self.context.ranks.main:
             print(f"warning: update {number} skipped: {found} is not finite.", file=sys.stderr)
 
-    def _zero_gradients(self) -> list[Tensor]:
+    def zero_gradients(self) -> list[Tensor]:
         """A process without pieces takes part in the sum all the same."""
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
