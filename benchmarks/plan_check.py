@@ -22,11 +22,11 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from flowopd.planning import held
-from flowopd.planning.assumed import Assumed
 from flowopd.planning.attention import fused_attention
 from flowopd.planning.experts import Experts
 from flowopd.planning.memory import LiveMemory
 from flowopd.planning.needs import PhaseNeed
+from flowopd.planning.prompt_files import Assumed
 from flowopd.planning.rehearsal import Rehearsal
 from flowopd.tasks.prompt_set import read_set
 from flowopd.training.config import TrainConfig

@@ -10,13 +10,15 @@ from matplotlib.font_manager import findSystemFonts
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from flowopd.errors import FlowOPDError
+
 SIDE = 512
 MARGIN = 24
 SMALLEST, LARGEST = 24, 72  # pixels of a font
 CONTRAST = 90  # of 255, between ink and ground
 TILT = 6.0  # degrees, either way
 
-# The fonts that matplotlib's wheel brings, and a third family where the system has it.
+# The fonts that matplotlib's wheel brings, and a third family that is the system's.
 BUNDLED = (
     "DejaVuSans.ttf",
     "DejaVuSans-Bold.ttf",
@@ -53,17 +55,20 @@ class Sign:
     """Of the ground and of what is beside the text."""
 
 
-def signs(count: int, *, system_fonts: bool = True) -> list[Sign]:
-    """The first so many, always the same ones with the same fonts."""
-    return [sign(number, system_fonts=system_fonts) for number in range(count)]
+def signs(count: int) -> list[Sign]:
+    """The first so many, always the same ones."""
+    return [sign(number) for number in range(count)]
 
 
 def sign(number: int, *, system_fonts: bool = True) -> Sign:
+    """Always the same; without system fonts it is in DejaVu Sans where it would be in such."""
     rng = np.random.default_rng([5, number])
     text = _text(rng)
-    found = _system_fonts() if system_fonts else {}
     file = str(rng.choice([*BUNDLED, *SYSTEM]))
-    path = found.get(file) or _bundled(file if file in BUNDLED else BUNDLED[0])
+    if file in SYSTEM:
+        path = _system_font(file) if system_fonts else _bundled(BUNDLED[0])
+    else:
+        path = _bundled(file)
     font, lines = _fitting(text, path, int(rng.integers(SMALLEST, LARGEST + 1)))
     ground = str(rng.choice(["flat", "gradient", "speckled"]))
     beside = str(rng.choice(["nothing", "shapes", "lines", "shapes and lines"]))
@@ -172,7 +177,20 @@ def _bundled(file: str) -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / file
 
 
+def _system_font(file: str) -> Path:
+    if file in missing_fonts():
+        raise FlowOPDError(
+            f"The font {file} is not installed here, and the texts would not be the same without "
+            "it; on Debian it is in fonts-liberation or fonts-liberation-sans-narrow."
+        )
+    return _installed()[file]
+
+
+def missing_fonts() -> list[str]:
+    """Those of SYSTEM that are not here."""
+    return [file for file in SYSTEM if file not in _installed()]
+
+
 @cache
-def _system_fonts() -> dict[str, Path]:
-    found = {Path(path).name: Path(path) for path in findSystemFonts(fontext="ttf")}
-    return {name: found[name] for name in SYSTEM if name in found}
+def _installed() -> dict[str, Path]:
+    return {Path(path).name: Path(path) for path in findSystemFonts(fontext="ttf")}

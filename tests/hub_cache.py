@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flowopd.policy import adapter_hub
+from flowopd.policy import adapter_hub, network_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,4 +33,5 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     adapter_hub._fetched.cache_clear()
+    network_hub._snapshot.cache_clear()
     return HubCache(cache)

@@ -4,6 +4,7 @@
 
 Speaks the protocol of `flowopd reward serve` (JSON, pictures as PNG, JPEG or WebP in base64) with
 nothing but Python's own library and Pillow; torch and transformers are imported with the weights.
+What it speaks is what `GET /openapi.json` of that says; it has no schema of its own.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import ipaddress
 import json
 import math
 import os
+import secrets
 import socket
 import struct
 import sys
@@ -26,7 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image, ImageFilter, ImageStat
 
-PROTOCOL, NAME, VERSION = 1, "deqa", 1
+PROTOCOL, NAME, VERSION = 2, "deqa", 1
 MODEL = "zhiyuanyou/DeQA-Score-Mix3"
 METRIC = {
     "name": NAME,
@@ -36,11 +38,32 @@ METRIC = {
     "scale": 5.0,
 }
 TOKEN, SHORTEST = "FLOWOPD_REWARD_TOKEN", 16
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LOCALHOST = "localhost"
+WAYS = {
+    "/healthz": "GET",
+    "/about": "GET",
+    "/metrics": "GET",
+    "/score": "POST",
+    "/check": "POST",
+}
+WORK = ("/score", "/check")
+LONGEST = {"prompt": 20_000, "task": 200, "tag": 200}
+LARGEST_META, DEEPEST, PARTS = 64 * 1024, 198, 4096
 KEYS = {"image", "prompt", "task", "tag", "meta"}
 BROKEN = (OSError, SyntaxError, ValueError, IndexError, struct.error, Image.DecompressionBombError)
 SMALL = 64 * 1024
 DRAIN_SECONDS = 1.0
+METRICS = {
+    "requests_total": ("counter", "Requests that were answered, by path and status."),
+    "images_total": ("counter", "Pictures that were scored."),
+    "missing_total": ("counter", "Values that could not be had."),
+    "failures_total": ("counter", "Pictures on which the scorer failed."),
+    "score_seconds_sum": ("counter", "Seconds that the scorer worked."),
+    "score_seconds_count": ("counter", "Requests that the scorer worked on."),
+    "requests_in_flight": ("gauge", "Requests that are read, wait or are scored."),
+    "uptime_seconds": ("gauge", "Seconds since the server started."),
+    "resident_memory_bytes": ("gauge", "Memory that the process holds."),
+}
 
 
 @dataclass(frozen=True)
@@ -106,36 +129,42 @@ class Stub:
 
 
 class Scorer:
-    """One model, asked by one request at a time."""
+    """One model, asked by one request at a time, which may take so many seconds."""
 
-    def __init__(self, model, identity):
-        self.model, self.identity = model, identity
-        self.turn = threading.Lock()
-        self.images = self.failures = self.missing = self.seconds = 0
+    def __init__(self, model, identity, timeout=120.0):
+        self.model, self.identity, self.timeout = model, identity, timeout
+        self.instance = secrets.token_hex(8)
+        self.turn, self.late = threading.Lock(), None
+        self.images = self.failures = self.missing = self.calls = self.seconds = 0
 
     def score(self, images):
+        """A Score for each picture, as the protocol has it."""
         with self.turn:
             started = time.monotonic()
             try:
-                found = self._each(images)
+                found = self._in_time(images)
             finally:
                 self.seconds += time.monotonic() - started
+                self.calls += 1
             self.images += len(images)
-            self.missing += sum(value is None for value, _ in found)
+            self.missing += sum(value is None for value, _, _ in found)
+            self.failures += sum(failed for _, _, failed in found)
         return [
             {
                 "values": {NAME: value},
                 "reasons": {} if value is not None else {NAME: reason},
                 "detail": {},
+                "failed": failed,
             }
-            for value, reason in found
+            for value, reason, failed in found
         ]
 
     def check(self):
         """Sharp against blurred: the first has to be the better one."""
         sharp = _scene()
         blurred = sharp.filter(ImageFilter.GaussianBlur(8))
-        (good, _), (bad, _) = self._each([sharp, blurred])
+        with self.turn:
+            (good, _, _), (bad, _, _) = self._in_time([sharp, blurred])
         known = good is not None and bad is not None
         return [
             {
@@ -146,6 +175,32 @@ class Scorer:
             }
         ]
 
+    def refuse_if_late(self):
+        """While a call that took too long has not come back, if ever it does."""
+        late = self.late
+        if late is not None and late.is_alive():
+            raise RefusedError(
+                503,
+                "The scorer does not come back: it is still at work on a call that was given up.",
+                Retry_After="1",
+            )
+
+    def _in_time(self, images):
+        """What `_each` finds, in a thread that is left alone when it does not come back."""
+        self.refuse_if_late()
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self._each(images)), daemon=True)
+        thread.start()
+        thread.join(self.timeout)
+        if thread.is_alive():
+            self.late = thread
+            raise RefusedError(
+                503,
+                f"The scorer does not come back: it did not answer within {self.timeout:g} s.",
+                Retry_After="1",
+            )
+        return found[0]
+
     def _each(self, images):
         """A value or a reason for each; one by one when all together raises."""
         try:
@@ -153,19 +208,18 @@ class Scorer:
             if len(values) != len(images):
                 raise ValueError(f"{len(values)} scores for {len(images)} pictures")
             return [_finite(value) for value in values]
-        except Exception as error:
-            self.failures += 1
+        except (Exception, SystemExit) as error:
             words = f"{type(error).__name__}: {error}"[:300]
             print(f"{NAME} failed: {words}", file=sys.stderr, flush=True)
             if len(images) == 1:
-                return [(None, f"the scorer failed: {words}")]
+                return [(None, f"the scorer failed: {words}", True)]
         return [self._each([image])[0] for image in images]
 
 
 def _finite(value):
     if not math.isfinite(value):
-        return None, f"the scorer gave {value}, which is no number"
-    return float(value), ""
+        return None, f"the scorer gave {value}, which is no number", False
+    return float(value), "", False
 
 
 def _scene(size=448):
@@ -186,8 +240,10 @@ def _scene(size=448):
 
 def read_request(body, limits):
     """The pictures of a request; a RefusedError for what is wrong with it."""
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > PARTS * limits.batch:
+        raise RefusedError(422, f"The body has more than {PARTS * limits.batch} values.")
     try:
-        data = json.loads(body)
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise RefusedError(422, "The body is no JSON.") from None
     items = data.get("items") if isinstance(data, dict) else None
@@ -226,6 +282,29 @@ def _check_item(number, item):
     )
     if not right:
         raise RefusedError(422, f"items.{number} should have an image and a prompt, both texts.")
+    for key, most in LONGEST.items():
+        if len(item.get(key, "")) > most:
+            raise RefusedError(422, f"items.{number}.{key} should have at most {most} characters.")
+    meta = item.get("meta", {})
+    if _deeper(meta, DEEPEST) or len(json.dumps(meta)) > LARGEST_META:
+        raise RefusedError(422, f"items.{number}.meta is too deep or too large.")
+    record = {key: value for key, value in item.items() if key != "image"}
+    try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        raise RefusedError(422, f"items.{number} has what JSON does not.") from None
+
+
+def _deeper(value, levels):
+    """Whether lists and objects are within one another more often than that."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no JSON")
 
 
 def opened(text, most):
@@ -234,7 +313,7 @@ def opened(text, most):
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError("it is not base64.") from None
-    _check_size(*_webp_size(data), most)
+    _check_header(data, most)
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         frames = getattr(image, "n_frames", 1)
@@ -257,10 +336,46 @@ def _check_size(width, height, most):
         raise ValueError(f"it has {width} x {height} pixels, and there is room for {most}.")
 
 
+def _check_header(data, most):
+    """Refuse what costs much more than its bytes before a decoder sees it.
+
+    Parts of a PNG or JPEG without end, a JPEG whose pixels come again and again, a giant WebP.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_png(data)
+    elif data[:2] == b"\xff\xd8":
+        _check_jpeg(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
+        _check_size(*_webp_size(data), most)
+
+
+def _check_png(data):
+    if data[24:25] not in (b"", b"\x08"):
+        raise ValueError(f"it has {data[24]} bits a channel, and should have 8.")
+    place, parts = 8, 64 + len(data) // 1024
+    while place < len(data):
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        parts -= 1
+        if parts < 0:
+            raise ValueError("it has too many parts.")
+
+
+def _check_jpeg(data):
+    place, kind = 2, 0
+    for _ in range(512):
+        if place + 4 > len(data) or data[place] != 0xFF:
+            raise ValueError("it is no PNG, JPEG or WebP image.")
+        kind = data[place + 1]
+        if kind in (0xC2, 0xC3) or (0xC5 <= kind <= 0xCF and kind not in (0xC8, 0xCC)):
+            raise ValueError("it is a JPEG of another kind than baseline, such as progressive.")
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == 0xDA:
+            break
+    if kind != 0xDA or data.find(b"\xff\xda", place) >= 0:
+        raise ValueError("it is a JPEG of several scans, or of too many parts.")
+
+
 def _webp_size(data):
-    """A WebP's size by its header, since its decoder makes room when it is opened."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return 0, 0
     if data[12:16] == b"VP8X":
         return tuple(1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     if data[12:16] == b"VP8L":
@@ -296,7 +411,7 @@ class Timed(io.RawIOBase):
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = default_request_version = "HTTP/1.1"
     server_version, sys_version = "deqa", ""
 
     def setup(self):
@@ -338,10 +453,11 @@ class Handler(BaseHTTPRequestHandler):
         self.dispatch("POST")
 
     def dispatch(self, method):
+        path = self.path.partition("?")[0]
         try:
-            self.check_caller()
-            body = self.body()
-            reply = self.reply(method, body)
+            self.check_caller(path)
+            with self.admitted() if path in WORK else contextlib.nullcontext():
+                reply = self.reply(method, path, self.body(path))
         except RefusedError as refusal:
             self.answer(refusal.status, {"error": str(refusal)}, refusal.headers)
         except TimeoutError:
@@ -350,46 +466,51 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(200, reply)
 
-    def reply(self, method, body):
-        server, path = self.server, self.path.partition("?")[0]
-        known = {
-            "/healthz": "GET",
-            "/about": "GET",
-            "/metrics": "GET",
-            "/score": "POST",
-            "/check": "POST",
-        }
-        if path not in known:
+    def reply(self, method, path, body):
+        server, scorer = self.server, self.server.scorer
+        if path not in WAYS:
             raise RefusedError(404, f"There is no {path[:100]!r}.")
-        if known[path] != method:
-            raise RefusedError(405, f"{path} takes {known[path]}.", Allow=known[path])
-        if path == "/healthz":
-            return {"status": "ok"}
+        if WAYS[path] != method:
+            raise RefusedError(405, f"{path} takes {WAYS[path]}.", Allow=WAYS[path])
         if path == "/about":
             return server.about()
         if path == "/metrics":
             return server.counts()
-        with server.admitted():
-            if path == "/check":
-                return {"findings": server.scorer.check()}
-            kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                raise RefusedError(
-                    415, "The body has to be JSON: 'Content-Type: application/json'."
-                )
-            with server.room:
-                return {"scores": server.scorer.score(read_request(body, server.limits))}
+        scorer.refuse_if_late()
+        if path == "/healthz":
+            return {"status": "ok"}
+        if path == "/check":
+            return {"findings": scorer.check()}
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RefusedError(415, "The body has to be JSON: 'Content-Type: application/json'.")
+        with server.room:
+            scores = scorer.score(read_request(body, server.limits))
+        return {"scores": scores, "instance": scorer.instance}
 
-    def check_caller(self):
+    @contextlib.contextmanager
+    def admitted(self):
+        """A place among the requests that are read, wait or are scored."""
+        if not self.server.waiting.acquire(blocking=False):
+            self.refuse_unread(429, "The server has enough to do; come back.", Retry_After="1")
+        self.server.count("requests_in_flight")
+        try:
+            yield
+        finally:
+            self.server.count("requests_in_flight", -1)
+            self.server.waiting.release()
+
+    def check_caller(self, path):
         token = self.server.token
         if token is None:
-            host = self.headers.get("Host", "localhost").lower()
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name not in LOCAL_NAMES:
+            host = self.headers.get("Host", LOCALHOST).lower()
+            if self.headers.get("Origin") is not None:
+                self.refuse_unread(403, "A server without a token answers no web page.")
+            if not self.server.is_local(host):
                 self.refuse_unread(
                     403, "A server without a token answers only to localhost and its addresses."
                 )
-        elif self.path != "/healthz":
+        elif path != "/healthz":
             scheme, _, given = self.headers.get("Authorization", "").partition(" ")
             given = given.strip().encode("utf-8", "replace")
             right = hmac.compare_digest(given, token.encode())
@@ -411,19 +532,19 @@ class Handler(BaseHTTPRequestHandler):
                 left -= len(piece)
         raise RefusedError(status, sentence, **headers)
 
-    def body(self):
+    def body(self, path):
         limits = self.server.limits
-        most = limits.body if self.path == "/score" else SMALL
+        most = limits.body if path == "/score" else SMALL
         length = self.headers.get("Content-Length", "0")
         if self.headers.get("Transfer-Encoding"):
             self.refuse_unread(411, "Send the body with its Content-Length.")
-        if not (length.isascii() and length.isdigit() and len(length) < 20):
+        once = len(self.headers.get_all("Content-Length", ["0"])) == 1
+        if not (once and length.isascii() and length.isdigit() and len(length) < 20):
             self.refuse_unread(400, "The Content-Length is no number.")
         if int(length) > most:
             self.refuse_unread(413, f"The body is too large; at most {most} bytes are taken here.")
-        with self.server.reading:
-            self.timed.allow(limits.body_seconds, limits.pause_seconds)
-            body = self.rfile.read(int(length))
+        self.timed.allow(limits.body_seconds, limits.pause_seconds)
+        body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise ConnectionError("hung up")
         return body
@@ -431,6 +552,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status, reply, headers=None):
         text = isinstance(reply, str)
         content = reply.encode() if text else json.dumps(reply, allow_nan=False).encode()
+        path = self.path.partition("?")[0] if self.command else "other"
+        path = path if path in WAYS else "other"
+        self.server.count("requests_total", path=path, status=status)
         self.connection.settimeout(30.0)
         self.send_response(status)
         self.send_header("Content-Type", "text/plain" if text else "application/json")
@@ -451,9 +575,10 @@ class Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, Handler)
         self.scorer, self.limits, self.token = scorer, limits, token
-        self.started, self.requests = time.monotonic(), 0
+        self.names = (LOCALHOST, address[0].lower())
+        self.started, self.numbers = time.monotonic(), {"requests_in_flight": 0}
+        self.counting = threading.Lock()
         self.places = threading.Semaphore(limits.connections)
-        self.reading = threading.Semaphore(limits.queue)
         self.waiting = threading.Semaphore(limits.queue)
         self.room = threading.Semaphore(2)  # one is scored while the next is read
 
@@ -480,20 +605,25 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
         print(f"{NAME}: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
 
-    @contextlib.contextmanager
-    def admitted(self):
-        if not self.waiting.acquire(blocking=False):
-            raise RefusedError(429, "The server has enough to do; come back.", Retry_After="1")
+    def is_local(self, host):
+        """Whether a name, with its port or without, can only mean this machine."""
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
         try:
-            self.requests += 1
-            yield
-        finally:
-            self.waiting.release()
+            return name in self.names or ipaddress.ip_address(name.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    def count(self, name, amount=1, **labels):
+        braces = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        key = f"{name}{{{braces}}}" if braces else name
+        with self.counting:
+            self.numbers[key] = self.numbers.get(key, 0) + amount
 
     def about(self):
         limits = self.limits
         return {
             "protocol": PROTOCOL,
+            "instance": self.scorer.instance,
             "name": NAME,
             "version": VERSION,
             "metrics": [METRIC],
@@ -510,16 +640,37 @@ class Server(ThreadingHTTPServer):
         }
 
     def counts(self):
+        """In Prometheus's form, under the names that `flowopd reward serve` has."""
         scorer = self.scorer
-        counts = {
-            "requests_total": self.requests,
+        with self.counting:
+            numbers = dict(self.numbers)
+        numbers |= {
             "images_total": scorer.images,
             "missing_total": scorer.missing,
             "failures_total": scorer.failures,
             "score_seconds_sum": scorer.seconds,
+            "score_seconds_count": scorer.calls,
             "uptime_seconds": time.monotonic() - self.started,
+            "resident_memory_bytes": resident_memory(),
         }
-        return "".join(f"flowopd_reward_{name} {value}\n" for name, value in counts.items())
+        lines = []
+        for name, (kind, words) in METRICS.items():
+            lines += [
+                f"# HELP flowopd_reward_{name} {words}",
+                f"# TYPE flowopd_reward_{name} {kind}",
+            ]
+            own = sorted(key for key in numbers if key.partition("{")[0] == name)
+            lines += [f"flowopd_reward_{key} {float(numbers[key])!r}" for key in own]
+        return "\n".join(lines) + "\n"
+
+
+def resident_memory():
+    """Bytes that this process holds; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def find_token(arguments):
@@ -540,6 +691,13 @@ def find_token(arguments):
     return token
 
 
+def identity_of(arguments):
+    """The setting `model` that flowopd's `deqa` has to have to take the scores for its own."""
+    name = f"{arguments.model}@{arguments.revision}" if arguments.revision else arguments.model
+    name = "stub" if arguments.stub else name
+    return {} if name == MODEL else {"model": name}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default=MODEL, help="a hub id, or a folder with the weights")
@@ -549,10 +707,15 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8101, help="0 is any free one")
     parser.add_argument("--token-file", help=f"or the environment's {TOKEN}")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds of a request's call of the model"
+    )
     parser.add_argument("--stub", action="store_true", help="no model: try the server without it")
     for name, value in vars(Limits()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = parser.parse_args()
+    if arguments.revision and os.path.isdir(arguments.model):
+        sys.exit("A folder has no --revision; leave it out, or give the hub id.")
     limits = Limits(**{name: getattr(arguments, name) for name in vars(Limits())})
     server = Server((arguments.host, arguments.port), None, limits, find_token(arguments))
     if arguments.stub:
@@ -562,7 +725,7 @@ def main():
         model = DeQAScore(
             arguments.model, arguments.revision, arguments.device, arguments.batch_size
         )
-    server.scorer = Scorer(model, {} if arguments.model == MODEL else {"model": arguments.model})
+    server.scorer = Scorer(model, identity_of(arguments), arguments.timeout)
     host, port = server.server_address[:2]
     what = ", ".join(model.names)
     print(f"{NAME} {VERSION} ({what}) is served at http://{host}:{port}", flush=True)

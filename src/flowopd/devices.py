@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from flowopd.errors import FlowOPDError
@@ -11,11 +12,20 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name, if it is here; ``auto`` is a GPU if there is one."""
+    """The device of that name, if it is here; ``auto`` is a GPU if there is one.
+
+    Of several GPUs it is the one that is this process's by its launcher: in every thread of it,
+    which a device without a number would not be.
+    """
     import torch
 
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        number = int(os.environ["LOCAL_RANK"])
+        return torch.device("cuda", number % torch.cuda.device_count())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,8 +1,16 @@
 """The rendered texts by which reading is measured."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+import rendered_text
+from flowopd.errors import FlowOPDError
 from rendered_text import BUNDLED, ENDS, LARGEST, SIDE, WORDS, sign
+
+IN_LIBERATION = 0
+"""A text whose font is the system's."""
 
 
 def test_a_sign_is_always_the_same() -> None:
@@ -26,3 +34,12 @@ def test_signs_differ_in_all_that_may_matter() -> None:
         first = one.text.split()[0].strip("!?").lower()
         assert first in WORDS
         assert any(one.text.endswith(end) for end in ENDS)
+
+
+def test_a_font_that_is_not_here_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered_text, "_installed", dict[str, Path])
+    assert rendered_text.missing_fonts() == list(rendered_text.SYSTEM)
+    wanted = r"font Liberation\S+ is not installed .*fonts-liberation"
+    with pytest.raises(FlowOPDError, match=wanted):
+        sign(IN_LIBERATION)
+    assert sign(IN_LIBERATION, system_fonts=False).font == "DejaVuSans"

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from flowopd.config import build
-from flowopd.planning.assumed import Assumed
 from flowopd.planning.attention import fused_attention
 from flowopd.planning.experts import Experts
 from flowopd.planning.imagined import ImaginedRanks, ImaginedReward, ImaginedSFT
 from flowopd.planning.memory import LiveMemory
+from flowopd.planning.needs import Rehearsed
 from flowopd.planning.outline import open_outline, outlined
+from flowopd.planning.prompt_files import Assumed
 from flowopd.planning.rehearsal import Rehearsal
-from flowopd.planning.rehearsed import Rehearsed
 from flowopd.policy.adapter_saving import write_adapter
 from flowopd.policy.lora import LoraSettings
 from flowopd.policy.lora_match import expected_shapes, linear_layers

@@ -9,8 +9,7 @@ from small_runs import changed, config_of, data_for
 
 from flowopd.planning.advice import CACHE, advise
 from flowopd.planning.held import NETWORKS
-from flowopd.planning.needs import Change, Item, PhaseNeed, StageNeeds, Work
-from flowopd.planning.phases import Phase
+from flowopd.planning.needs import Change, Item, Phase, PhaseNeed, StageNeeds, Work
 from flowopd.training.config import TrainConfig
 
 GIB = 2**30

@@ -7,8 +7,8 @@ import pytest
 from small_runs import TASKS, changed, config_of, data_for, write_adapters
 
 from flowopd.errors import FlowOPDError
-from flowopd.planning.assumed import Assumed
 from flowopd.planning.experts import Experts, Maker
+from flowopd.planning.prompt_files import Assumed
 from flowopd.policy.adapter_files import AdapterFiles
 from flowopd.policy.lora import A_SUFFIX
 from flowopd.policy.lora_match import linear_layers

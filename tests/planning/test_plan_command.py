@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_runs import write_adapters
 from typer.testing import CliRunner, Result
 
 from fakes import fake_plugins, protocol
@@ -138,6 +139,45 @@ class TestAStudy:
         assert "words.txt is not here; it is taken for" in found["assumed"][0]
 
 
+def one_training(study: Path, **changes: Any) -> Path:
+    """In place of the study's stages."""
+    data = yaml.safe_load(study.read_text())
+    data["train"] |= changes
+    tasks = {name: dict[str, Any]() for name in data["tasks"]}
+    data["stages"] = {"it": {"train": {"tasks": tasks}}}
+    data["evaluation"]["rows"] = ["base"]
+    study.write_text(yaml.safe_dump(data, sort_keys=False))
+    return study
+
+
+class TestHostMemory:
+    def test_the_result_of_a_student_that_is_trained_whole(
+        self, study: Path, tmp_path: Path
+    ) -> None:
+        """While it is saved; of a checkpoint there is no copy."""
+        found = stage(
+            numbers(tmp_path, one_training(study, student={"full": True}), "--only", "it"), "it"
+        )
+        assert [item["name"] for item in found["host"]] == ["the transformer"]
+        assert found["host"][0]["size"] == stage_disk(found, "the transformer")
+
+    def test_the_pool_of_a_fine_tuning(
+        self, study: Path, tiny_pipeline: Path, tmp_path: Path
+    ) -> None:
+        teacher = str(write_adapters(tiny_pipeline, tmp_path)["words"])
+        tasks = {"text": {"prompts": "words.txt", "teacher": teacher}}
+        sft = {"name": "sft", "images_per_task": 5}
+        data = yaml.safe_load(study.read_text()) | {"tasks": tasks}
+        study.write_text(yaml.safe_dump(data))
+        found = stage(numbers(tmp_path, one_training(study, algorithm=sft), "--only", "it"), "it")
+        assert [item["name"] for item in found["host"]] == ["pool"]
+        assert found["host"][0]["size"] == 4 * 5 * 16 * 8 * 8
+
+
+def stage_disk(found: dict[str, Any], name: str) -> int:
+    return next(item["size"] for item in found["disk"] if item["name"] == name)
+
+
 class TestAVerdict:
     def test_it_fits(self, study: Path) -> None:
         result = call(study, "--memory", 80, "--only", "t-text")
@@ -193,6 +233,12 @@ class TestRefused:
         result = call(study, "--devices", 5)
         assert result.exit_code == 2
         assert "fewer than" in result.stderr
+
+    def test_passes_in_which_a_student_in_shares_would_miss_a_device(self, study: Path) -> None:
+        batch = {"prompts": 2, "images_per_prompt": 2, "micro": 1}
+        result = call(one_training(study, student={"full": True}, batch=batch), "--devices", 3)
+        assert result.exit_code == 2
+        assert "have none in a pass" in result.stderr
 
     def test_a_hub_that_cannot_be_reached(self, protocol: Path) -> None:
         study = write(protocol.parent / "study.yaml", {**SD3, "path": "somebody/a-pipeline"})

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from small_runs import TASKS, changed, config_of, data_for, rehearse, run
 
+from flowopd.planning.needs import Phase, Rehearsed
 from flowopd.planning.outline import bytes_of
-from flowopd.planning.phases import Phase
-from flowopd.planning.rehearsed import Rehearsed
 from tiny_sd3 import tiny_transformer
 
 WITHIN = 0.1
@@ -126,7 +125,11 @@ class TestWhatItDependsOn:
         wait = rehearse(config_of(changed(data, {"teachers.place": "host"})))
         assert stay.networks == wait.networks == 2 * bytes_of(tiny_transformer())
         assert (stay.away, stay.hosted) == (0, 0)
-        assert (wait.away, wait.hosted) == (stay.networks / 2, stay.networks)
+        assert wait.away == stay.networks / 2
+        powers = [
+            one for one in tiny_transformer().state_dict().values() if one.nbytes & (one.nbytes - 1)
+        ]
+        assert stay.networks < wait.hosted < stay.networks + 2 * sum(one.nbytes for one in powers)
         assert stay.experts == 0
 
     def test_several_devices_share_a_student_that_is_trained_whole(

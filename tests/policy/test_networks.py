@@ -174,10 +174,10 @@ def test_a_network_on_the_hub_is_looked_at_first_and_fetched_when_opened(
     import fnmatch
     import shutil
 
-    cache = tmp_path / "snapshots" / "c0ffee"
+    cache, asked = tmp_path / "snapshots" / "c0ffee", list[tuple[str, str]]()
 
     def snapshot_download(name: str, *, revision: str, allow_patterns: list, **_: object) -> str:
-        assert (name, revision) == ("org/teacher", "v1")
+        asked.append((name, revision))
         for file in teacher_pipeline.rglob("*"):
             inside = str(file.relative_to(teacher_pipeline))
             if any(fnmatch.fnmatch(inside, pattern) for pattern in allow_patterns):
@@ -192,7 +192,15 @@ def test_a_network_on_the_hub_is_looked_at_first_and_fetched_when_opened(
     assert files.origin == {"hub": "org/teacher@v1", "commit": "c0ffee"}
     assert not list(cache.rglob("*.safetensors"))
     opened = config.open_network(files, torch.device("cpu"))
+    assert asked == [("org/teacher", "v1"), ("org/teacher", "c0ffee")]
     assert [file.parent.name for file in cache.rglob("*.safetensors")] == ["transformer"]
     expected = SD3Config(path=str(teacher_pipeline), dtype="fp32").open()
     assert torch.equal(velocity(opened, config), velocity(expected, config))
     network_hub._snapshot.cache_clear()
+
+
+def test_a_transformer_on_the_hub_in_the_pipelines_place_is_to_be_fetched(
+    config: SD3Config,
+) -> None:
+    with pytest.raises(FlowOPDError, match="no folder; where it is on the hub, fetch it"):
+        config.model_copy(update={"transformer": "org/student"}).check()

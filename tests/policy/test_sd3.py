@@ -14,6 +14,7 @@ from torch import Tensor
 from flowopd.config import build, load_config
 from flowopd.errors import FlowOPDError
 from flowopd.flow import guided, rollout, sigma_schedule
+from flowopd.policy import attention, sd3_transformer
 from flowopd.policy.attention import PinnedAttention
 from flowopd.policy.protocol import PromptEmbeds
 from flowopd.policy.sd3 import SD3Config, SD3Model
@@ -278,6 +279,19 @@ def test_attention_backend_is_used(
 def test_attention_backend_that_cannot_run_here_is_refused(tiny_pipeline: Path) -> None:
     with pytest.raises(FlowOPDError, match=r"'cudnn' does not run on cpu"):
         open_tiny(tiny_pipeline, attention_backend="cudnn")
+
+
+def test_attention_backend_is_tried_where_and_as_it_will_compute(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network may wait in host memory, and one that is trained is kept in float32."""
+    tried: list[tuple[Any, ...]] = []
+    gpu = torch.device("meta")
+    monkeypatch.setattr(sd3_transformer, "pick_device", lambda name: gpu)
+    monkeypatch.setattr(attention, "_try_out", lambda *given: tried.append(given))
+    config = SD3Config(path=str(tiny_pipeline), device="cuda", attention_backend="flash")
+    config.open_network(config.own_network(), torch.device("cpu"), torch.float32)
+    assert tried == [("flash", 16, gpu, torch.bfloat16)]
 
 
 def test_settings_say_how_prompts_were_embedded(tiny_pipeline_no_t5: Path, model: SD3Model) -> None:

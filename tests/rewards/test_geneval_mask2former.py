@@ -1,7 +1,10 @@
 """Mask2Former's instances: by hand, and against transformers' own reading of its outputs."""
 
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.geneval.detections import box_of
 from flowopd.rewards.geneval.mask2former import (
+    DIVISOR,
     MEAN,
     STD,
     Mask2Former,
@@ -19,6 +23,7 @@ from flowopd.rewards.geneval.mask2former import (
     prepare,
     seen_size,
 )
+from flowopd.rewards.geneval.names import NAMES
 from tiny_mask2former import save_mask2former, tiny_mask2former
 
 SAME = Sizes((2, 2), (2, 2), (2, 2))
@@ -165,6 +170,39 @@ def test_a_picture_is_seen_alone_as_among_others(network: torch.nn.Module) -> No
         assert [one.score for one in alone] == pytest.approx([one.score for one in found], abs=1e-5)
 
 
+class SeesACorner:
+    """A network that is sure of one thing, in the first third of the picture both ways."""
+
+    config = SimpleNamespace(id2label=dict(enumerate(NAMES)))
+    device = torch.device("cpu")
+
+    def __init__(self, seen_hw: tuple[int, int]) -> None:
+        self.seen_hw = seen_hw
+
+    def __call__(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        height, width = (side // 4 for side in pixel_values.shape[-2:])
+        rows, columns = (side // 4 for side in self.seen_hw)
+        masks = torch.full((len(pixel_values), 1, height, width), -9.0)
+        masks[..., : rows // 3, : columns // 3] = 9.0
+        classes = torch.full((len(pixel_values), 1, len(NAMES) + 1), -9.0)
+        classes[..., NAMES.index("bear")] = 9.0
+        return SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
+
+
+@pytest.mark.parametrize(
+    ("picture", "seen"), [((80, 120), (72, 108)), ((120, 80), (108, 72)), ((90, 90), (72, 72))]
+)
+def test_what_a_picture_is_filled_up_with_moves_nothing(picture, seen) -> None:
+    assert any(side % DIVISOR for side in seen)
+    (found,) = Mask2Former(SeesACorner(seen), "sees a corner", 72)(np.zeros((1, *picture, 3), "u1"))
+    (one,) = found
+    assert one.name == "bear"
+    assert one.mask.shape == picture
+    assert (one.box.left, one.box.top) == (0, 0)
+    assert one.box.right == pytest.approx(picture[1] / 3, abs=1)
+    assert one.box.bottom == pytest.approx(picture[0] / 3, abs=1)
+
+
 def test_a_saved_detector_is_the_same(network: torch.nn.Module, tmp_path: Path) -> None:
     loaded = load_mask2former(save_mask2former(tmp_path), "tiny", torch.device("cpu"), 64)
     images = blocks(1, 1, 96)
@@ -183,6 +221,69 @@ def test_an_incomplete_detector_is_refused_by_what_it_lacks(tmp_path: Path) -> N
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(FlowOPDError, match=r"lacks class_predictor\.bias"):
         load_mask2former(tmp_path, "tiny", torch.device("cpu"), 64)
+
+
+def test_a_detector_saved_in_half_precision_works_in_full(tmp_path: Path) -> None:
+    tiny_mask2former().half().save_pretrained(tmp_path)
+    loaded = load_mask2former(tmp_path, "tiny", torch.device("cpu"), 64)
+    rounded = Mask2Former(tiny_mask2former().half().float(), "tiny", 64)
+    images = blocks(1, 1, 96)
+    (found,), (wanted,) = loaded(images), rounded(images)
+    assert len(found) == len(wanted) > 0
+    assert [one.score for one in found] == pytest.approx([one.score for one in wanted], abs=1e-6)
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def pickle_it(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"class_predictor.bias": Harmful(folder / "ran")}, folder / "pytorch_model.bin")
+
+
+def cut_it_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (pickle_it, r"pytorch_model\.bin holds more than tensors.*is not run"),
+        (cut_it_short, r"model\.safetensors cannot be read: .*Download them again"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights; it should hold"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "mask'),
+            r"detector tiny has a config\.json that cannot be read: .*Download it again",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[]"), "detector tiny is a None"),
+    ],
+)
+def test_a_spoilt_detector_is_refused_in_a_sentence(
+    spoil: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    spoil(save_mask2former(tmp_path))
+    with pytest.raises(FlowOPDError, match=sentence) as refused:
+        load_mask2former(tmp_path, "tiny", torch.device("cpu"), 64)
+    assert "weights_only=False" not in str(refused.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_detector_is_the_same(network: torch.nn.Module, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    file = save_mask2former(tmp_path) / "model.safetensors"
+    torch.save(load_file(file), tmp_path / "pytorch_model.bin")
+    file.unlink()
+    loaded = load_mask2former(tmp_path, "tiny", torch.device("cpu"), 64)
+    images = blocks(1, 1, 96)
+    (ours,), (theirs,) = Mask2Former(network, "tiny", 64)(images), loaded(images)
+    assert [one.score for one in ours] == [one.score for one in theirs]
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

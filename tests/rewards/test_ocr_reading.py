@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +14,21 @@ from flowopd.errors import FlowOPDError
 from flowopd.evaluation.protocol import check_record
 from flowopd.rewards.ocr import engine as engine_module
 from flowopd.rewards.ocr.drawn import drawn_text
-from flowopd.rewards.ocr.engine import check_installed, engine
+from flowopd.rewards.ocr.engine import DETECTION, READING, RECOGNITION, check_installed, engine
+from flowopd.rewards.ocr.text import ocr_score, plain
 from flowopd.rewards.settings import ScorerSpec
 from flowopd.rewards.work.jury import Jury
 from flowopd.tasks.prompts import PromptRecord
-from rendered_text import Sign, sign
+from rendered_text import Sign, missing_fonts, sign
 
 pytest.importorskip("rapidocr", reason="the extra `ocr` is not installed")
 
 SHOWN = 6
+SAMPLE = range(24, 48)
+"""Of the rendered texts; all twelve fonts are among them."""
+NOTHING_ELSE = 17
+"""Of the sample, of which nothing but the text has to be read; in the others marks of the ground
+may be read as letters."""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,24 @@ def alone(shown: list[Sign], records: list[PromptRecord]) -> list[float | None]:
 def test_rendered_texts_are_read(alone: list[float | None]) -> None:
     """All of these; of 500, benchmarks/ocr_reading.py tells."""
     assert alone == [1.0] * SHOWN
+
+
+@pytest.mark.skipif(
+    bool(missing_fonts()), reason=f"the fonts {', '.join(missing_fonts())} are not installed"
+)
+def test_a_sample_in_all_fonts_is_read() -> None:
+    """At least 97%, which are all of so few."""
+    shown = [sign(number) for number in SAMPLE]
+    assert len({one.font for one in shown}) == 12
+    read = ["".join(engine().read(one.image)) for one in shown]
+    missed = [
+        (one.text, text)
+        for one, text in zip(shown, read, strict=True)
+        if ocr_score(text, one.text) < 1
+    ]
+    assert missed == []
+    exactly = sum(plain(text) == plain(one.text) for one, text in zip(shown, read, strict=True))
+    assert exactly >= NOTHING_ELSE
 
 
 def test_another_text_is_not_found(shown: list[Sign], records: list[PromptRecord]) -> None:
@@ -126,6 +151,47 @@ def test_the_engine_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "['Open'] False"
+
+
+WITHOUT_EFFECT = {
+    "Global": {"return_word_box", "return_single_char_box", "font_path", "log_level"}
+    | {"model_root_dir"},
+    "Det": {"engine_type", "lang_type", "model_type", "ocr_version", "task_type", "model_dir"},
+    "Rec": {"engine_type", "lang_type", "model_type", "ocr_version", "task_type", "model_dir"},
+}
+"""Settings of rapidocr that change no reading, or not with a model whose file is given, as here."""
+
+
+def test_all_that_a_reading_depends_on_is_said() -> None:
+    """A version of rapidocr with another default, or another setting, is seen here."""
+    import rapidocr
+    import yaml
+
+    file = Path(rapidocr.__file__).parent / "config.yaml"
+    defaults = yaml.safe_load(file.read_text(encoding="utf-8"))
+    wanted = {
+        f"{part}.{key}": value
+        for part, without in WITHOUT_EFFECT.items()
+        for key, value in defaults[part].items()
+        if key not in without | {"model_path", "rec_keys_path"}
+    }
+    assert wanted.pop("Global.use_cls") is not READING["Global.use_cls"]
+    assert {key: value for key, value in READING.items() if key != "Global.use_cls"} == wanted
+
+
+@pytest.mark.parametrize("name", [DETECTION, RECOGNITION])
+@pytest.mark.parametrize("content", [None, b"no model"])
+def test_a_broken_model_is_an_error_of_loading(
+    name: str, content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = engine_module.model_file
+    whole = there(name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    own = lambda wanted: tmp_path / name if wanted == name else there(wanted)  # noqa: E731
+    monkeypatch.setattr(engine_module, "model_file", own)
+    monkeypatch.setattr(engine_module, "_started", engine_module._started.__wrapped__)
+    with pytest.raises(FlowOPDError, match=rf"'ocr' cannot be started: .*{name}.*Install it again"):
+        plugins.load_scorer("ocr").load()
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """The formula of the OCR score and the text that a prompt asks for, by hand."""
 
+import random
+import time
+
 import pytest
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.ocr.text import ocr_score, plain, quoted, target_of
+from flowopd.rewards.ocr.text import PAIRS, ocr_score, plain, quoted, target_of
 from flowopd.tasks.prompts import PromptRecord
 
 
@@ -65,6 +68,11 @@ def test_plain() -> None:
         ("a closing ” only", None),
         ("“open only", None),
         ('a sign ""', ""),
+        ("“open „first” «then» ", "open „first"),
+        ("「open „first“ «then»", "first"),
+        ("„a” “b“", "a"),
+        ("»„", None),
+        ("＂all the same＂ ＂", "all the same"),
     ],
 )
 def test_the_text_between_the_first_pair_of_double_quotes(prompt: str, text: str | None) -> None:
@@ -96,3 +104,37 @@ def test_a_field_goes_before_the_prompt() -> None:
 def test_a_prompt_without_a_text_is_refused(bad: PromptRecord, words: str) -> None:
     with pytest.raises(FlowOPDError, match=words):
         target_of(bad)
+
+
+def by_trying(prompt: str) -> str | None:
+    """From each opening mark in turn to the first that closes it."""
+    parts = prompt.split('"')
+    if len(parts) > 2:
+        return parts[1]
+    for start, mark in enumerate(prompt):
+        for end in range(start + 1, len(prompt)):
+            if prompt[end] in PAIRS.get(mark, ""):
+                return prompt[start + 1 : end]
+    return None
+
+
+def test_quotation_marks_at_random() -> None:
+    dice = random.Random(0)
+    marks = "ab" + "".join(PAIRS) + "".join(PAIRS.values())
+    for _ in range(2000):
+        prompt = "".join(dice.choices(marks, k=dice.randrange(12)))
+        assert quoted(prompt) == by_trying(prompt), prompt
+
+
+def test_marks_that_nothing_closes_take_no_time() -> None:
+    start = time.process_time()
+    assert quoted("“«「" * 100_000) is None
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "given", [record(text="a\u0300\u0316" * 10_000), record(f'"{"a" * 2001}"')]
+)
+def test_texts_without_end_are_refused(given: PromptRecord) -> None:
+    with pytest.raises(FlowOPDError, match="may have 2000"):
+        target_of(given)

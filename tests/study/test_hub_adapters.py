@@ -13,11 +13,13 @@ from flowopd.config import build
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.study.config import load_study
+from flowopd.study.identity import Contents
 from flowopd.study.kinds import KINDS
 from flowopd.study.plan import Plan, build_plan
 from flowopd.study.run import run_study
 from flowopd.training.config import TrainConfig
 from hub_cache import COMMIT, HubCache, hub
+from tiny_sd3 import tiny_transformer
 
 __all__ = ["hub"]
 
@@ -65,6 +67,13 @@ def test_every_reference_may_be_on_the_hub(protocol: Path, published: Path) -> N
     assert opd.algorithm.anchor.adapter == Path(QUALITY)
     assert list(built["merged"].config.adapters) == [Path(COMPOSE), Path(TEXT)]
     assert built["opd"].needs == ()
+
+
+def test_a_whole_network_on_the_hub_is_known_by_its_commit(hub: HubCache, tmp_path: Path) -> None:
+    tiny_transformer(1).save_pretrained(tmp_path / "network")
+    hub.put("lab/large", tmp_path / "network", revision="v1")
+    found = Contents().of(Path("lab/large@v1"))
+    assert found == {"network": f"lab/large@v1 at {COMMIT}"}
 
 
 def test_a_stage_is_known_by_the_content_wherever_that_lies(

@@ -270,7 +270,7 @@ def _die(*args: object, **keys: object) -> None:
     raise KilledError
 
 
-def _torn_tensors(flat: object, file: Path) -> None:
+def _torn_tensors(file: Path, *tensors: object) -> None:
     file.write_bytes(b"half")
     raise KilledError
 
@@ -286,7 +286,7 @@ def _torn_tree(path: Path, **keys: object) -> None:
 
 
 PLACES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "in the tensors": lambda patch: patch.setattr(checkpoint, "save_file", _torn_tensors),
+    "in the tensors": lambda patch: patch.setattr(checkpoint, "write_tensors", _torn_tensors),
     "before the record": lambda patch: patch.setattr(checkpoint, "_seal", _die),
     "in the record": lambda patch: patch.setattr(Path, "write_text", _torn_record),
     "before the rename": lambda patch: patch.setattr(Path, "rename", _die),
@@ -339,11 +339,11 @@ class TestKilled:
         checkpoints = make(tmp_path)
         save(checkpoints, 5)
 
-        def full(flat: object, file: Path) -> None:
+        def full(file: Path, *tensors: object) -> None:
             file.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(checkpoint, "write_tensors", full)
         with pytest.raises(
             FlowOPDError, match=r"update-00000010 cannot be written: .*No space left"
         ):

@@ -283,7 +283,7 @@ class TestCheck:
         for _ in range(2):
             train(prepare(config), tmp_path / "run")
         finding = {"what": "a white picture", "value": 1.0, "expected": "1", "good": True}
-        line = {"skipped": False, "findings": {"bright": [finding]}}
+        line = {"skipped": False, "findings": [{"scorer": "bright", **finding}]}
         assert self.records(tmp_path / "run") == [line, line]
 
     def test_it_can_be_skipped_and_that_is_noted_too(

@@ -1,6 +1,7 @@
 """``flowopd plan``: what a study needs, before anything is loaded."""
 
 import json
+import os
 from pathlib import Path
 
 import typer
@@ -29,7 +30,6 @@ def plan(
 ) -> None:
     """Say what memory, work and disk a study takes, and what to change where it does not fit."""
     from flowopd.files import write_atomic
-    from flowopd.planning.machine import devices_here, memory_here
     from flowopd.planning.study_plan import plan_study
     from flowopd.planning.table import study_tables
     from flowopd.reporting.terminal import show
@@ -44,9 +44,39 @@ def plan(
         study,
         folder_of(study, out),
         only=only or (),
-        devices=devices or devices_here(),
-        memory=memory_here() if memory is None else round(memory * GIB),
+        devices=devices or _devices_here(),
+        memory=_memory_here() if memory is None else round(memory * GIB),
     )
     show(study_tables(needs))
     if as_json is not None:
         write_atomic(as_json, json.dumps(needs.record(), indent=2, ensure_ascii=False) + "\n")
+
+
+def _devices_here() -> int:
+    """What a launcher started, or `accelerate launch` would start now; else 1."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return _accelerate_would_start() or _gpus() or 1
+
+
+def _memory_here() -> int | None:
+    """Bytes of the smallest GPU; None where there is none."""
+    import torch
+
+    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(_gpus())]
+    return min(sizes, default=None)
+
+
+def _accelerate_would_start() -> int | None:
+    """By the file that `accelerate config` writes."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    if not os.path.isfile(default_config_file):
+        return None
+    return int(load_config_from_file(None).num_processes)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

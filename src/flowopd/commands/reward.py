@@ -34,18 +34,18 @@ def check(
     from flowopd.rewards.work import Jury
     from flowopd.rewards.work.checking import refusal
 
-    found: dict[str, Examination] = {}
+    found: list[tuple[str, Examination]] = []
     for spec in _wanted(arguments or [], recipe):
         try:
             scorer = spec.load()
         except FlowOPDError as error:
-            found[spec.title] = _unloaded(error)
+            found.append((spec.title, _unloaded(error)))
             continue
         with Jury([(spec, scorer)]) as jury:
-            (result,) = jury.examine(speed=True).values()
+            ((_, result),) = jury.examine(speed=True)
         if not result.problem:
             show(_table(scorer, result))
-        found[spec.title] = result
+        found.append((spec.title, result))
     problem = refusal(found, hint=False)
     if problem:
         raise FlowOPDError(problem)

@@ -8,8 +8,7 @@ from typing import Any
 from flowopd.config import Config
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.planning.held import NETWORKS
-from flowopd.planning.needs import Change, StageNeeds
-from flowopd.planning.phases import Phase
+from flowopd.planning.needs import Change, Phase, StageNeeds
 from flowopd.training.config import TrainConfig
 
 Plan = Callable[[Any], StageNeeds]

@@ -9,6 +9,7 @@ from flowopd.training.estimate import probe_count
 from flowopd.training.probe import MOST_PIXELS
 
 FLOAT = 4
+POOL, RESULT = "pool", "the transformer"
 HEADER = 512
 """Of a small file, about: names of tensors, and the prompt."""
 
@@ -24,7 +25,7 @@ def checkpoints(config: TrainConfig, parameters: int) -> Item:
 def result(config: TrainConfig, parameters: int, itemsize: int, *, for_diffusers: bool) -> Item:
     """What comes out of a training."""
     if config.student.full:
-        return Item("the transformer", itemsize * parameters)
+        return Item(RESULT, itemsize * parameters)
     formats = 2 if for_diffusers else 1
     note = "for PEFT and for diffusers" if for_diffusers else "for PEFT"
     return Item("adapter", FLOAT * parameters * formats, note)
@@ -42,7 +43,7 @@ def pool(config: TrainConfig, latents: Sequence[int]) -> list[Item]:
     channels, height, width = latents
     pictures = config.algorithm.images_per_task * len(config.tasks)
     size = FLOAT * pictures * channels * height * width
-    return [Item("pool", size, f"latents of {pictures:,} pictures")]
+    return [Item(POOL, size, f"latents of {pictures:,} pictures")]
 
 
 def panels(config: TrainConfig) -> list[Item]:

@@ -10,8 +10,8 @@ import torch
 
 from flowopd.errors import FlowOPDError
 from flowopd.hub import hub_name
-from flowopd.planning.assumed import Assumed
 from flowopd.planning.outline import META
+from flowopd.planning.prompt_files import Assumed
 from flowopd.policy.adapter_files import PEFT_CONFIG, AdapterFiles
 from flowopd.policy.lora import A_SUFFIX, LoraSettings, module_path, parse_settings
 from flowopd.policy.lora_match import expected_shapes, linear_layers

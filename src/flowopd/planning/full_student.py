@@ -6,7 +6,7 @@ its blocks are gathered, and the shares are worked out.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowopd.planning.needs import Phase, Rehearsed
 from flowopd.planning.outline import META, bytes_in, bytes_of
-from flowopd.planning.phases import Phase
-from flowopd.planning.rehearsed import Rehearsed
 from flowopd.policy.network import Expert, Network, NetworkFiles, in_its_place
 from flowopd.policy.protocol import ModelConfig, VelocityModel
 from flowopd.training.ranks import Ranks
@@ -34,17 +33,15 @@ class ImaginedFullStudent(Student):
     def __init__(self, model: VelocityModel, network: Network) -> None:
         self._model = model
         self.transformer = network.transformer.requires_grad_(True)
-        kept = next(self.transformer.parameters()).dtype
-        self._cast = Casting(self.transformer, model.dtype) if kept != model.dtype else None
+        if next(self.transformer.parameters()).dtype != model.dtype:
+            lowered = Casting(self.transformer, model.dtype)
+            self.transformer.forward = lowered.while_in(self.transformer.forward)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.transformer.named_parameters())
 
-    @contextlib.contextmanager
-    def using(self) -> Iterator[None]:
-        cast = contextlib.nullcontext() if self._cast is None else self._cast.once()
-        with in_its_place(self._model, self.transformer), cast:
-            yield
+    def using(self) -> contextlib.AbstractContextManager[Any]:
+        return in_its_place(self._model, self.transformer)
 
     def add_up(self, gradients: Sequence[Tensor], loss: Tensor, ranks: Ranks) -> None:
         """Gradients are added up as they are made."""
@@ -64,7 +61,7 @@ def full_student(
 
 class Casting:
     """What autocast does to the layers of a network in float32: products in a lower precision,
-    normalisations in float32; weights are cast once for as long as it is entered."""
+    normalisations in float32; weights are cast once in a call of the network."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -75,13 +72,17 @@ class Casting:
             elif isinstance(module, nn.LayerNorm):
                 module.forward = self._normalised(module)  # type: ignore[method-assign]
 
-    @contextlib.contextmanager
-    def once(self) -> Iterator[None]:
-        self._cast = {}
-        try:
-            yield
-        finally:
-            self._cast = None
+    def while_in(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The network's forward, in which weights that were cast are found again."""
+
+        def cast(*args: Any, **kwargs: Any) -> Any:
+            self._cast = {}
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._cast = None
+
+        return cast
 
     def _product(self, layer: nn.Linear | nn.Conv2d) -> Any:
         def forward(x: Tensor) -> Tensor:
@@ -117,6 +118,8 @@ def in_shares(found: Rehearsed, student: ImaginedFullStudent, devices: int) -> R
     for phase in (Phase.DRAW, Phase.TRAIN, Phase.PROBE):
         if phase in peaks:
             peaks[phase] += whole
+    if found.averages and Phase.PROBE in peaks:  # weights wait while their averages are used
+        peaks[Phase.PROBE] += share - bytes_in(trained)
     return replace(
         found,
         student=share + buffers,

@@ -1,13 +1,13 @@
 """What a device holds whatever is computed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from flowopd.planning.needs import Item, PhaseNeed, When
+from flowopd.planning.disk import POOL, RESULT
+from flowopd.planning.needs import Item, Phase, PhaseNeed, Rehearsed, When
 from flowopd.planning.outline import Outline, bytes_of, parameters_of
-from flowopd.planning.phases import Phase
-from flowopd.planning.rehearsed import Rehearsed
 from flowopd.training.config import TrainConfig
 
 NETWORKS = "networks of teachers and anchor"
@@ -29,10 +29,16 @@ def of_training(config: TrainConfig, found: Rehearsed) -> list[Item]:
     return [item for item in items if item.size > 0]
 
 
-def on_host(found: Rehearsed) -> list[Item]:
-    """What waits for its turn outside the devices."""
-    note = "of teachers and anchor, in every process"
-    return [Item("whole networks", found.hosted, note)] if found.hosted else []
+def on_host(config: TrainConfig, found: Rehearsed, written: Sequence[Item]) -> list[Item]:
+    """What is kept outside the devices. `written` are files, of which some are kept, too."""
+    items = [
+        Item("whole networks", found.hosted, "of teachers and anchor, pinned, in every process"),
+        *(replace(item, note="in every process") for item in written if item.name == POOL),
+    ]
+    if config.student.full:
+        results = (replace(item, note="while it is saved") for item in written)
+        items += [item for item in results if item.name == RESULT]
+    return [item for item in items if item.size > 0]
 
 
 def phases(items: Sequence[Item], peaks: Mapping[Phase, int]) -> list[PhaseNeed]:

@@ -1,4 +1,4 @@
-"""What stands in for the parts of a run that planning has no use for."""
+"""What stands in for parts of a run where it is rehearsed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowopd.planning.memory import LiveMemory
+from flowopd.planning.needs import Phase
+from flowopd.planning.outline import Outline
+from flowopd.policy.protocol import PromptEmbeds
 from flowopd.rewards.reward import RewardFunction, Rewards
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.training.methods.sft import POOL_SEED, SFT
 from flowopd.training.ranks import Ranks
+
+
+class Followed:
+    """A model whose encoding and decoding say in which phase of a run the memory is in use."""
+
+    def __init__(self, model: Outline, memory: LiveMemory) -> None:
+        self._memory, self._model = memory, model
+        self._encode, self._decode = model.encode_prompts, model.decode
+        self._encoding: int | None = None
+        model.encode_prompts = self.encode  # type: ignore[method-assign]
+        model.decode = self.decode  # type: ignore[method-assign]
+
+    def encode(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """The encoders run once, for however many prompts: these go through them in turn."""
+        with self._memory.during(Phase.ENCODE):
+            if self._encoding is None:
+                with self._memory.watch() as watch:
+                    self._model.run_encoders()
+                self._encoding = watch.above
+            self._memory.reach(self._encoding)
+            return self._encode(prompts)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        outer = self._memory.phase
+        own = outer if outer in (Phase.PROBE, Phase.SAMPLE) else Phase.DECODE
+        with self._memory.during(own):
+            return self._decode(latents)
 
 
 class ImaginedRanks(Ranks):

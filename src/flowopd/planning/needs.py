@@ -1,10 +1,11 @@
 """What a stage needs: of its devices, of the host, of the disk; in bytes, forwards and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
-from flowopd.planning.phases import Phase
+from flowopd.training.division import Division
 
 FIXED = int(0.7 * 2**30)
 """CUDA's context and the libraries' own workspaces: not measured, allowed for."""
@@ -15,6 +16,19 @@ SHARE = 0.04
 TRAIN, MERGE, EVALUATE = "train", "merge", "evaluate"
 When = Literal["always", "encoding", "afterwards"]
 """Whether something is there throughout, while prompts are encoded, or from then on."""
+
+
+class Phase(StrEnum):
+    """Parts of a run, which need different amounts of memory."""
+
+    ENCODE = "encode prompts"
+    DRAW = "draw the rollout"
+    TRAIN = "train"
+    DECODE = "decode"
+    STEP = "optimizer's step"
+    PROBE = "probe"
+    SAMPLE = "sample"
+    """Of an evaluation, decoding included."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,31 @@ class PhaseNeed:
     @property
     def total(self) -> int:
         return self.measured + self.allowance
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal found: what one device holds, in bytes, and how the work is divided."""
+
+    division: Division
+    parameters: int
+    """How many numbers are trained."""
+    student: int
+    experts: int
+    """Other adapters, with copies of layers that they are folded into."""
+    networks: int
+    """Whole networks beside the base."""
+    hosted: int
+    """What they take of host memory, if they wait there."""
+    away: int
+    """What of them is not on the device, at any time."""
+    gradients: int
+    optimizer: int
+    averages: int
+    embeddings: int
+    """Of the prompts of a batch."""
+    peaks: Mapping[Phase, int]
+    """Above all of these and the weights."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ from pathlib import Path
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.planning import disk, held
 from flowopd.planning.alike import sampling_signature, signature
-from flowopd.planning.assumed import Assumed
+from flowopd.planning.counted import evaluation_work, training_work
 from flowopd.planning.experts import Experts, Maker
-from flowopd.planning.needs import EVALUATE, MERGE, TRAIN, Item, StageNeeds, Work
+from flowopd.planning.needs import EVALUATE, MERGE, TRAIN, Item, Rehearsed, StageNeeds, Work
 from flowopd.planning.notes import of_evaluation, of_training
 from flowopd.planning.outline import Outline, bytes_in, open_outline, outlined
-from flowopd.planning.prompt_files import PromptFiles
+from flowopd.planning.prompt_files import Assumed, PromptFiles
 from flowopd.planning.rehearsal import Rehearsal
-from flowopd.planning.rehearsed import Rehearsed
 from flowopd.planning.sampling import Sampled, rehearse_sampling
-from flowopd.planning.work import evaluation_work, training_work
 from flowopd.policy.adapter_files import AdapterFiles
 from flowopd.policy.network import Expert
 from flowopd.policy.protocol import ModelConfig
@@ -62,14 +60,15 @@ class Planner:
         config = config.model_copy(update={"model": outlined(config.model)})
         base, found = self._rehearse(config)
         items = [*base.weights, *held.of_training(config, found)]
+        written = self._written(config, base, found.parameters)
         return StageNeeds(
             names=(name,),
             kind=TRAIN,
             work=training_work(config, found.division, self._files),
             held=items,
             phases=held.phases(items, found.peaks),
-            host=held.on_host(found),
-            disk=self._written(config, base, found.parameters),
+            host=held.on_host(config, found, written),
+            disk=written,
             notes=of_training(config),
         )
 

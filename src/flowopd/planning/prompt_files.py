@@ -2,11 +2,21 @@
 
 from collections.abc import Sequence
 
-from flowopd.planning.assumed import Assumed
 from flowopd.tasks.prompt_set import PromptSet, read_set
 from flowopd.tasks.prompts import PromptRecord
 
 MADE_UP = 1024
+
+
+class Assumed:
+    """What could not be looked up, and what it was taken for: sentences, each once."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def add(self, sentence: str) -> None:
+        if sentence not in self.sentences:
+            self.sentences.append(sentence)
 
 
 class PromptFiles:

@@ -15,13 +15,11 @@ import torch
 
 from flowopd.planning.attention import fused_attention
 from flowopd.planning.experts import Experts
-from flowopd.planning.followed import Followed
 from flowopd.planning.full_student import ImaginedFullStudent, full_student, in_shares
-from flowopd.planning.imagined import ImaginedRanks, ImaginedReward, ImaginedSFT
+from flowopd.planning.imagined import Followed, ImaginedRanks, ImaginedReward, ImaginedSFT
 from flowopd.planning.memory import LiveMemory
+from flowopd.planning.needs import Phase, Rehearsed
 from flowopd.planning.outline import Outline, bytes_in, bytes_of
-from flowopd.planning.phases import Phase
-from flowopd.planning.rehearsed import Rehearsed
 from flowopd.planning.replay import Replay
 from flowopd.policy.bank import Role
 from flowopd.policy.generate import generate
@@ -102,7 +100,7 @@ class Rehearsal:
             student=bytes_of(self._full.transformer) if self._full else student,
             experts=experts,
             networks=networks,
-            hosted=0 if context.roles.visitors is None else networks,
+            hosted=0 if context.roles.visitors is None else _hosted(context),
             away=self._away(context),
             gradients=gradients,
             optimizer=optimizer,
@@ -256,6 +254,14 @@ class Rehearsal:
             return 0
         sizes = sorted(bytes_of(network.transformer) for network in networks.values())
         return sum(sizes[: max(0, len(sizes) - visitors.places)])
+
+
+def _hosted(context: Context) -> int:
+    """Whole networks in pinned memory, whose allocator gives out powers of two."""
+    tensors = [
+        one for network in context.roles.networks.values() for one in network.tensors.values()
+    ]
+    return sum(1 << (tensor.nbytes - 1).bit_length() for tensor in tensors if tensor.nbytes)
 
 
 def _cut(batch: Batch, each: int) -> Batch:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from flowopd.adapters import Adapters, Switch
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.planning.attention import fused_attention
-from flowopd.planning.followed import Followed
 from flowopd.planning.held import weights
+from flowopd.planning.imagined import Followed
 from flowopd.planning.memory import LiveMemory
-from flowopd.planning.needs import Item
+from flowopd.planning.needs import Item, Phase
 from flowopd.planning.outline import Outline, pixels
-from flowopd.planning.phases import Phase
 from flowopd.planning.replay import Replay
 from flowopd.policy.generate import generate
 from flowopd.policy.network import Expert

@@ -9,12 +9,11 @@ from flowopd.config import load_config
 from flowopd.errors import FlowOPDError
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.planning.advice import advise, advise_evaluation
-from flowopd.planning.assumed import Assumed
 from flowopd.planning.counted import count_evaluation, count_training
 from flowopd.planning.needs import EVALUATE, MERGE, TRAIN, Change, StageNeeds, Work
 from flowopd.planning.outline import has_outline
 from flowopd.planning.planner import Planner
-from flowopd.planning.prompt_files import PromptFiles
+from flowopd.planning.prompt_files import Assumed, PromptFiles
 from flowopd.reporting.progress import progress
 from flowopd.study.config import Study
 from flowopd.study.kinds import KINDS

@@ -40,11 +40,15 @@ class PinnedAttention:
             return self.processor(attn, *args, **kwargs)
 
 
-def pin_attention(transformer: Any, backend: AttentionBackend) -> None:
-    """Make every attention layer of the transformer use the backend, or say why it cannot."""
-    parameter = next(transformer.parameters())
-    head_dim = transformer.config.attention_head_dim
-    _try_out(backend, head_dim, parameter.device, parameter.dtype)
+def pin_attention(
+    transformer: Any, backend: AttentionBackend, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Make every attention layer of the transformer use the backend, or say why it cannot.
+
+    `device` and `dtype` are those in which it will compute, wherever and in whatever precision its
+    weights are kept.
+    """
+    _try_out(backend, transformer.config.attention_head_dim, device, dtype)
     pinned = {
         name: PinnedAttention(processor, backend)
         for name, processor in transformer.attn_processors.items()

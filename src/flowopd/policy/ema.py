@@ -56,8 +56,8 @@ class EMA:
             self._swapped = False
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the averages by parameter name."""
-        return {name: average.clone() for name, average in self._averages.items()}
+        """The averages by parameter name."""
+        return dict(self._averages)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -53,7 +53,7 @@ class NetworkFiles:
         if not self.commit:
             return self.folder
         part = "transformer" if self.folder.name == "transformer" else ""
-        return fetch_weights(self.source, part) / part
+        return fetch_weights(self.source, part, self.commit) / part
 
 
 Expert = AdapterFiles | NetworkFiles

@@ -16,12 +16,17 @@ def peek(place: Path) -> Path | None:
     return None if name is None else _snapshot(name, LOOKED_AT)
 
 
-def fetch_weights(place: Path, part: str) -> Path:
-    """The folder of a repository with its configuration and the weights of one part of it."""
+def fetch_weights(place: Path, part: str, commit: str) -> Path:
+    """The folder of a repository with its configuration and the weights of one part of it.
+
+    Those of the commit that was looked at, even if its branch has moved since.
+    """
     name = hub_name(place)
     assert name is not None
     inside = f"{part}/" if part else ""
-    return _snapshot(name, (*LOOKED_AT, f"{inside}*.safetensors", f"{inside}*.index.json"))
+    return _snapshot(
+        (name[0], commit), (*LOOKED_AT, f"{inside}*.safetensors", f"{inside}*.index.json")
+    )
 
 
 @cache

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowopd.devices import pick_device
 from flowopd.errors import FlowOPDError
+from flowopd.hub import hub_name
 from flowopd.policy import sd3_files
 from flowopd.policy.attention import AttentionBackend
 from flowopd.policy.network import Network, NetworkFiles, read_network
@@ -117,7 +118,13 @@ class SD3Config(ModelConfig):
         """The transformer's folder: the pipeline's own, or the one in its place."""
         if self.transformer is None:
             return pipeline / "transformer"
-        return read_network(Path(self.transformer).expanduser()).folder
+        folder = Path(self.transformer).expanduser()
+        if not folder.exists() and hub_name(folder) is not None:
+            raise FlowOPDError(
+                f"model.transformer is {self.transformer!r}, which is no folder; where it is on "
+                f"the hub, fetch it (hf download {self.transformer}) and name the folder."
+            )
+        return read_network(folder).folder
 
     @property
     def _local(self) -> Path:

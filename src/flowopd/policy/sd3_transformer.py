@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from flowopd.devices import pick_device
 from flowopd.errors import FlowOPDError
 from flowopd.flow.schedule import TRAINING_LEVELS
 from flowopd.policy import sd3_files
@@ -51,15 +52,18 @@ def _require_same(
 def load_transformer(
     config: "SD3Config", folder: Path, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
-    """A frozen transformer, run as the configuration says."""
+    """A frozen transformer, run as the configuration says; `dtype` and `device` keep it."""
     from diffusers import SD3Transformer2DModel
+
+    from flowopd.policy.sd3 import DTYPES
 
     transformer: Any = SD3Transformer2DModel.from_pretrained(
         folder, local_files_only=True, **sd3_files.load_in(dtype)
     )
     transformer.to(device).requires_grad_(False).eval()
     if config.attention_backend is not None:
-        pin_attention(transformer, config.attention_backend)
+        computing = pick_device(config.device), DTYPES[config.dtype]
+        pin_attention(transformer, config.attention_backend, *computing)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if config.compile:

@@ -1,5 +1,21 @@
 """What reads images: scorers and the records that they return."""
 
-from flowopd.rewards.scorer import About, Finding, MetricInfo, Scorer, Scores, applies
+from flowopd.rewards.scorer import (
+    About,
+    Finding,
+    MetricInfo,
+    Scorer,
+    Scores,
+    UnavailableError,
+    applies,
+)
 
-__all__ = ["About", "Finding", "MetricInfo", "Scorer", "Scores", "applies"]
+__all__ = [
+    "About",
+    "Finding",
+    "MetricInfo",
+    "Scorer",
+    "Scores",
+    "UnavailableError",
+    "applies",
+]

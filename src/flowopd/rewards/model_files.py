@@ -7,12 +7,23 @@ from pathlib import Path
 
 from flowopd.errors import FlowOPDError
 from flowopd.hub import hub_errors, hub_name, not_fetched
+from flowopd.rewards.scorer import About
+from flowopd.rewards.settings import ScorerSettings
 
 CONFIG = "config.json"
 SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 TOKENIZER = ("tokenizer*.json", "vocab.json", "vocab.txt", "merges.txt", "*_tokens*.json")
 PICTURES = ("preprocessor_config.json",)
+
+
+def about(settings: ScorerSettings, models: Sequence[str], licence: str, cost: str) -> About:
+    """What a scorer with these settings says of itself; ``models``: as ``{tokenizer} (tokenizer)``.
+
+    The licence is that of the published models, and says nothing of others.
+    """
+    given, published = (_called(models, one) for one in (settings, type(settings)()))
+    return About(given, licence if given == published else "that of the models", cost)
 
 
 def network_folder(scorer: str, key: str, place: str) -> Path:
@@ -49,6 +60,15 @@ def weights_file(scorer: str, key: str, place: str, names: Sequence[str]) -> Pat
     folder = _folder(scorer, key, place, tuple(names))
     _check(scorer, key, place, folder, names)
     return next(folder / name for name in names if (folder / name).is_file())
+
+
+def _called(models: Sequence[str], settings: ScorerSettings) -> tuple[str, ...]:
+    """The models as they may be shown: a file or folder by its name, wherever it is here."""
+    names = {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in settings
+    }
+    return tuple(one.format_map(names) for one in models)
 
 
 def _folder(scorer: str, key: str, place: str, patterns: tuple[str, ...]) -> Path:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flowopd.rewards import model_files
 from flowopd.rewards.drawn import RED_SQUARE, draw
 from flowopd.rewards.scorer import About, MetricInfo, Scores
 from flowopd.rewards.settings import ScorerSettings
@@ -25,7 +26,10 @@ class NetworkScorer(ABC, Generic[S, N]):
     metrics: tuple[MetricInfo, ...]
     tasks: frozenset[str] | None = None
     grouped = False
-    about: About
+    models: tuple[str, ...]
+    """By the settings that name them, as ``{model}``."""
+    licence: str
+    cost: str
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -39,9 +43,17 @@ class NetworkScorer(ABC, Generic[S, N]):
     def _read(self, network: N, images: NDArray[np.uint8], prompts: Sequence[str]) -> list[float]:
         """One number for each of the pictures [B, H, W, 3]."""
 
+    @property
+    def about(self) -> About:
+        return model_files.about(self.settings, self.models, self.licence, self.cost)
+
     def load(self) -> None:
         if self._network is None:
             self._network = self._open()
+
+    def close(self) -> None:
+        """Give the network's memory back."""
+        self._network = None
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
         self.load()

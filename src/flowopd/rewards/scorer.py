@@ -11,6 +11,13 @@ from flowopd.errors import FlowOPDError
 from flowopd.tasks.prompts import PromptRecord
 
 
+class UnavailableError(FlowOPDError):
+    """The whole scorer cannot score, whatever the pictures are: a server is away, a key refused.
+
+    A scorer that raises it in `score` is not called again for the same pictures in smaller parts.
+    """
+
+
 @dataclass(frozen=True)
 class MetricInfo:
     """One number that a scorer reads off an image, with its native range (None: unbounded).
@@ -103,6 +110,15 @@ class Loads(Protocol):
 
     def load(self) -> None:
         """Read the weights, or raise a FlowOPDError that says what is missing and where from."""
+        ...
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A scorer that gives back what it holds, as memory and connections, when it is not needed."""
+
+    def close(self) -> None:
+        """What is asked of it afterwards makes it load again."""
         ...
 
 

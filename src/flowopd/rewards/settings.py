@@ -71,7 +71,8 @@ class ScorerSpec(Config):
     timeout: float = Field(PATIENCE, gt=0)
     """Seconds after which a call is given up."""
     processes: int | None = Field(None, ge=1)
-    """How many, for a scorer that works in processes of its own; null: by the number of cores."""
+    """How many processes of its own it works in; null: by the number of cores for a scorer that
+    wants such, and else a thread of this process."""
     tasks: list[str] | None = Field(None, min_length=1)
     """Of what it can read, the tasks whose prompts it reads here; null: all."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -102,10 +103,12 @@ class ScorerSpec(Config):
     def load(self) -> Any:
         """The scorer, ready but for its weights."""
         scorer = plugins.load_scorer({"name": self.name, **self.settings})
-        if self.processes is not None and getattr(scorer, "workers", "") != "processes":
+        seconds = getattr(getattr(scorer, "settings", None), "call_seconds", None)
+        if seconds is not None and seconds >= self.timeout:
             raise FlowOPDError(
-                f"The scorer {self.name!r} is given 'processes', and works in a thread of this "
-                "process; leave it out."
+                f"The scorer {self.name!r} has call_seconds: {seconds:g}, and is given up after "
+                f"timeout: {self.timeout:g} with all that it has found by then; make the first "
+                "less than the second."
             )
         if self.tasks is not None:
             self._narrow(scorer, frozenset(self.tasks))

@@ -12,6 +12,7 @@ from flowopd.files import sha256
 from flowopd.hub import hub_name
 from flowopd.policy.adapter_files import read_adapter
 from flowopd.policy.network import find_network, read_network
+from flowopd.policy.network_hub import peek
 from flowopd.policy.protocol import ModelConfig
 from flowopd.rewards.settings import ScorerSpec
 from flowopd.rewards.started import Started
@@ -35,7 +36,7 @@ class Contents:
             raise FlowOPDError(f"There is no file {path}.")
         if path.is_file() and path.suffix not in WEIGHTS:
             return {"sha256": sha256(path)}
-        if find_network(path) is not None:
+        if find_network(peek(path) or path) is not None:
             return {"network": read_network(path).identity}
         adapter = read_adapter(path)
         return {"adapter": adapter.sha256, "settings": adapter.config.to_config()}

@@ -17,6 +17,8 @@ from flowopd.tasks.prompts import PromptRecord
 SLOW = 0.9  # how much of the past an observed divergence keeps
 NARROWEST, WIDEST = 0.25, 4.0  # what adaptive shares multiply the fixed ones by
 
+Mixing = Literal["mixed", "alternating"]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -44,7 +46,7 @@ class Batches:
         prompts: int,
         images_per_prompt: int = 1,
         seed: int = 0,
-        mixing: Literal["mixed", "alternating"] = "mixed",
+        mixing: Mixing = "mixed",
         adaptive: bool = False,
         same_noise: bool = False,
     ) -> None:
@@ -71,7 +73,7 @@ class Batches:
         """The next batch, task by task."""
         samples: list[Sample] = []
         group = 0
-        for task, count in self._counts().items():
+        for task, count in deal(self._debts, self.shares(), self._prompts, self._mixing).items():
             for _ in range(count):
                 samples += self._group(task, group)
                 group += 1
@@ -113,24 +115,6 @@ class Batches:
         self._debts = {task: float(state["debts"][task]) for task in self._records}
         self._first, self._recent = dict(state["first"]), dict(state["recent"])
 
-    def _counts(self) -> dict[str, int]:
-        """Whole prompts by task: what is owed by rounding is carried to the next batch."""
-        shares = self.shares()
-        if self._mixing == "alternating":
-            for task, share in shares.items():
-                self._debts[task] += share
-            chosen = max(self._debts, key=lambda task: self._debts[task])
-            self._debts[chosen] -= 1
-            return {chosen: self._prompts}
-        counts = dict.fromkeys(shares, 0)
-        for task, share in shares.items():
-            self._debts[task] += share * self._prompts
-        for _ in range(self._prompts):
-            chosen = max(self._debts, key=lambda task: self._debts[task])
-            self._debts[chosen] -= 1
-            counts[chosen] += 1
-        return {task: count for task, count in counts.items() if count}
-
     def _remaining(self, task: str) -> float:
         """How much of the task's first divergence is left, against the mean over tasks."""
         if not self._adaptive or set(self._recent) != set(self._shares):
@@ -170,6 +154,35 @@ class Batches:
         tasks = list(self._records)
         rng = np.random.default_rng([self._seed, tasks.index(task), epoch, 2])
         return int(rng.permutation(size)[place])
+
+
+def deal(
+    debts: dict[str, float], shares: Mapping[str, float], prompts: int, mixing: Mixing
+) -> dict[str, int]:
+    """Whole prompts by task; what is owed by rounding stays in `debts` for the next batch."""
+    if mixing == "alternating":
+        for task, share in shares.items():
+            debts[task] += share
+        chosen = max(debts, key=lambda task: debts[task])
+        debts[chosen] -= 1
+        return {chosen: prompts}
+    counts = dict.fromkeys(shares, 0)
+    for task, share in shares.items():
+        debts[task] += share * prompts
+    for _ in range(prompts):
+        chosen = max(debts, key=lambda task: debts[task])
+        debts[chosen] -= 1
+        counts[chosen] += 1
+    return {task: count for task, count in counts.items() if count}
+
+
+def least_shares(shares: Mapping[str, float]) -> dict[str, float]:
+    """What adaptive shares cannot fall below, whatever is observed."""
+    total, widest = sum(shares.values()), min(WIDEST, len(shares))
+    low = {task: NARROWEST * share for task, share in shares.items()}
+    return {
+        task: low[task] / (low[task] + widest * (total - share)) for task, share in shares.items()
+    }
 
 
 def _small(seed: np.uint64) -> int:

@@ -10,17 +10,20 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
+from flowopd.training.sharding import one_by_one
+from flowopd.training.tensor_file import in_order, write_tensors
 
 TENSORS, RECORD, PREFIX = "state.safetensors", "state.json", "update-"
 NAME = re.compile(rf"{PREFIX}\d{{8}}")
@@ -46,15 +49,36 @@ class Checkpoints:
         update: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
         record: Mapping[str, Any],
+        *,
+        main: bool = True,
     ) -> Path:
         """Write a checkpoint aside, put it in place, and drop those that are too many.
 
-        One of this update that is whole already stays as it is.
+        One of this update that is whole already stays as it is. Where tensors are in shares all
+        processes save, of which the `main` one writes.
         """
         final = self.folder / f"{PREFIX}{update:08d}"
+        flat = in_order(
+            {f"{part}/{k}": v for part, found in tensors.items() for k, v in found.items()}
+        )
+        coming = one_by_one(flat)
+        try:
+            if main:
+                self._put(final, flat, coming, {**record, "update": update})
+        finally:
+            deque(coming, maxlen=0)  # the others wait for this process with each of them
+        return final
+
+    def _put(
+        self,
+        final: Path,
+        kinds: Mapping[str, Tensor],
+        tensors: Iterable[tuple[str, Tensor]],
+        record: Mapping[str, Any],
+    ) -> None:
         if not self._whole(final):
             try:
-                self._write(final, tensors, {**record, "recipe": self._recipe, "update": update})
+                self._write(final, kinds, tensors, {**record, "recipe": self._recipe})
             except (OSError, SafetensorError) as error:
                 self._sweep()
                 raise FlowOPDError(
@@ -66,26 +90,21 @@ class Checkpoints:
         for path in self.found():
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
-        return final
 
     def _write(
         self,
         final: Path,
-        tensors: Mapping[str, Mapping[str, Tensor]],
+        kinds: Mapping[str, Tensor],
+        tensors: Iterable[tuple[str, Tensor]],
         record: Mapping[str, Any],
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         scratch = self.folder / f".{final.name}"
         scratch.mkdir()
-        flat = {
-            f"{part}/{key}": tensor.detach().cpu().contiguous().clone()
-            for part, values in tensors.items()
-            for key, tensor in values.items()
-        }
-        save_file(flat, scratch / TENSORS)
+        digest = write_tensors(scratch / TENSORS, kinds, tensors)
         _sync(scratch / TENSORS)
-        body = {**record, "tensors": sha256(scratch / TENSORS)}
+        body = {**record, "tensors": digest}
         sealed = {"state": body, "sha256": _seal(body)}
         (scratch / RECORD).write_text(json.dumps(sealed) + "\n", encoding="utf-8")
         _sync(scratch / RECORD)

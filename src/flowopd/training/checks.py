@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowopd.algorithms.settings import BASE, GRPOConfig, NFTConfig, OPDConfig, SFTConfig
 from flowopd.errors import FlowOPDError
+from flowopd.training.division import Division, possible_counts, require_full_passes
 
 if TYPE_CHECKING:
     from flowopd.training.config import TrainConfig
@@ -222,6 +223,9 @@ def check_processes(config: "TrainConfig", count: int) -> None:
             f"model.device is {device}, and each of the {count} processes has a device of its "
             "own; use auto, or cuda."
         )
+    if config.student.full and count > 1:
+        for counts in possible_counts(config):
+            require_full_passes(Division(counts, count, batch.micro))
 
 
 def anchor_path(config: "TrainConfig") -> str | None:

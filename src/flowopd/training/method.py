@@ -14,7 +14,6 @@ from torch import Tensor
 from flowopd.algorithms.advantages import Advantages, Spread, group_advantages
 from flowopd.algorithms.settings import StepsConfig
 from flowopd.algorithms.steps import choose_steps
-from flowopd.errors import FlowOPDError
 from flowopd.flow import NoiseSource, Sampler, sigma_schedule
 from flowopd.policy.bank import AdapterBank
 from flowopd.policy.protocol import PromptEmbeds, VelocityModel
@@ -23,7 +22,7 @@ from flowopd.rewards.work import Jury
 from flowopd.tasks.batches import Sample
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.training.config import TrainConfig
-from flowopd.training.division import Division, cut
+from flowopd.training.division import Division, cut, require_full_passes
 from flowopd.training.eligible import eligible_steps
 from flowopd.training.meter import Meter
 from flowopd.training.ranks import Ranks
@@ -229,7 +228,7 @@ def make_batch(samples: Sequence[Sample], context: Context) -> Batch:
     """What is dealt to this process of the samples of all, cut into passes of one task."""
     division = divide(samples, context)
     if context.roles.student.shared:
-        _require_full_passes(division)
+        require_full_passes(division)
     own = context.ranks.mine([s for task in division.counts for s in samples if s.task == task])
     cuts = [
         chunk
@@ -237,17 +236,6 @@ def make_batch(samples: Sequence[Sample], context: Context) -> Batch:
         for chunk in cut([s for s in own if s.task == task], division.passes(task))
     ]
     return Batch(make_parts(cuts, context), list(context.config.tasks), samples)
-
-
-def _require_full_passes(division: Division) -> None:
-    """A student in shares needs all processes in every pass."""
-    for task, count in division.counts.items():
-        if count // division.processes < division.passes(task):
-            raise FlowOPDError(
-                f"The task {task!r} has {count} images in this update, too few for "
-                f"{division.processes} processes: with student.full all of them take part in every "
-                "pass. Use more batch.prompts or images_per_prompt, or fewer processes."
-            )
 
 
 def divide(samples: Sequence[Sample], context: Context) -> Division:

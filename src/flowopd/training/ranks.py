@@ -148,7 +148,7 @@ def _together() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise FlowOPDError(ENDED) from error
+        raise FlowOPDError(f"{ENDED} (Here: {str(error).strip().splitlines()[0]})") from error
 
 
 def _check_devices() -> None:

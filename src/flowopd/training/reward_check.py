@@ -46,7 +46,9 @@ def check_rewards(plan: "TrainPlan", jury: Jury, team: Team, folder: Path) -> No
         return
     found = check_jury(jury, team)
     if team.main:
-        findings = {name: [asdict(one) for one in each.findings] for name, each in found.items()}
+        findings = [
+            {"scorer": name, **asdict(finding)} for name, each in found for finding in each.findings
+        ]
         _note({"skipped": False, "findings": findings}, folder)
 
 

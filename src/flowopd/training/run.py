@@ -27,7 +27,7 @@ from flowopd.rewards.work import Jury
 from flowopd.tasks.prompt_set import read_set
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.training.checks import anchor_adapter, check_processes, check_self_teaching
-from flowopd.training.config import HOUSEKEEPING, TrainConfig, with_scales
+from flowopd.training.config import HOUSEKEEPING, StudentConfig, TrainConfig, with_scales
 from flowopd.training.method import Context
 from flowopd.training.probe import Probe
 from flowopd.training.ranks import Ranks, processes
@@ -65,6 +65,7 @@ class Outcome:
 def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan:
     """Refuse what cannot be trained. Adapters at `pending` paths are still to be made."""
     check_processes(config, processes())
+    _check_precision(config)
     config.model.check()
     records = {
         name: [record for entry in task.prompts for record in read_set(entry)]
@@ -123,6 +124,14 @@ def _check_kinds(config: TrainConfig, files: Mapping[Path, Expert], *, complete:
         )
 
 
+def _check_precision(config: TrainConfig) -> None:
+    if getattr(config.model, "dtype", None) == "fp16":
+        raise FlowOPDError(
+            "model.dtype is fp16, in which most gradients of a mean over many pictures are too "
+            "small to be told from 0; train with bf16, or fp32."
+        )
+
+
 def _check_targets(config: TrainConfig) -> None:
     """Refuse names of layers that the model does not have."""
     targets = config.student.targets
@@ -135,6 +144,20 @@ def _check_targets(config: TrainConfig) -> None:
                 f"student.targets names {target!r}, which is no linear layer of this model. It has "
                 f"layers such as {', '.join(list(layers)[-3:])}."
             )
+
+
+def start_warnings(plan: TrainPlan) -> list[str]:
+    """A sentence if the LoRA to go on from is of another rank than `student` says."""
+    config = plan.config
+    start = None if config.start is None else plan.files[config.start]
+    if not isinstance(start, AdapterFiles) or config.student.full:
+        return []
+    if config.student.rank in (StudentConfig().rank, start.config.rank):
+        return []
+    return [
+        f"student.rank is {config.student.rank}, and {config.start}, from which it goes on, has "
+        f"{start.config.rank}: that is kept."
+    ]
 
 
 def guidance_warnings(plan: TrainPlan, settings: Mapping[str, Any]) -> list[str]:
@@ -181,7 +204,7 @@ def train(plan: TrainPlan, folder: Path) -> Outcome:
         check_rewards(plan, jury, ranks, folder)
         with opened(config.model) as model:
             if ranks.main:
-                for sentence in guidance_warnings(plan, model.settings):
+                for sentence in [*guidance_warnings(plan, model.settings), *start_warnings(plan)]:
                     print(f"warning: {sentence}", file=sys.stderr)
             context = make_context(plan, model, ranks, folder, jury)
             method = METHODS[config.algorithm.name](context)
@@ -296,9 +319,16 @@ def _export(trainer: Any, plan: TrainPlan) -> None:
 
 
 def trained_guidance(config: TrainConfig) -> float:
-    """The guidance at which the adapter is meant to be sampled."""
+    """The guidance at which the adapter is meant to be sampled.
+
+    A student of pictures that teachers drew with guidance has that in itself; of pictures that were
+    drawn without, it needs its own.
+    """
     algorithm = config.algorithm
-    if isinstance(algorithm, SFTConfig | NFTConfig):
+    if isinstance(algorithm, NFTConfig):
         return 1.0
+    if isinstance(algorithm, SFTConfig):
+        drawn = {config.teacher_guidance(task) for task in config.tasks}
+        return config.rollout.guidance_of(None) if drawn == {1.0} else 1.0
     own = algorithm.student_guidance if isinstance(algorithm, OPDConfig) else None
     return config.rollout.guidance_of(own)

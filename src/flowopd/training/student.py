@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from flowopd.policy.network import Network, in_its_place
 from flowopd.policy.network_saving import write_network
 from flowopd.policy.protocol import VelocityModel
 from flowopd.training.ranks import Ranks
-from flowopd.training.sharding import shard, spread, whole
+from flowopd.training.sharding import one_by_one, shard, spread
 
 
 class Student(ABC):
-    """Of every process. Functions that give or take whole tensors are called by all of them."""
+    """Of every process. All of them call `save` and what takes whole tensors."""
 
     shared = False
     """Whether every process holds a share of the tensors, and takes part where they are used."""
@@ -37,9 +37,9 @@ class Student(ABC):
     def save(self, folder: Path, metadata: Mapping[str, Any], *, main: bool) -> None:
         """Its files with their notes, written by the main process."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Its tensors by key."""
-        return {key: whole(parameter.detach()) for key, parameter in self.parameters()}
+    def tensors(self) -> dict[str, Tensor]:
+        """By key, as this process holds them."""
+        return {key: parameter.detach() for key, parameter in self.parameters()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -88,20 +88,20 @@ class FullStudent(Student):
         self.model, self.network = model, network
         self.shared = processes > 1
         self.transformer = network.transformer.requires_grad_(True)
+        saved = set(self.transformer.state_dict())
+        self._buffers = {k: b for k, b in self.transformer.named_buffers() if k in saved}
         if self.shared:
             shard(self.transformer, processes, model.device, model.dtype)
+        elif model.dtype != torch.float32:
+            lowered = torch.autocast(model.device.type, model.dtype)
+            self.transformer.forward = lowered(self.transformer.forward)
+        self._parameters = list(self.transformer.named_parameters())
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.transformer.named_parameters())
+        return self._parameters
 
-    @contextlib.contextmanager
-    def using(self) -> Iterator[None]:
-        lowered = self.model.dtype != torch.float32 and not self.shared
-        with (
-            in_its_place(self.model, self.transformer),
-            torch.autocast(self.model.device.type, self.model.dtype, enabled=lowered),
-        ):
-            yield
+    def using(self) -> contextlib.AbstractContextManager[Any]:
+        return in_its_place(self.model, self.transformer)
 
     def add_up(self, gradients: Sequence[Tensor], loss: Tensor, ranks: Ranks) -> None:
         """FSDP2 has averaged the gradients."""
@@ -110,19 +110,15 @@ class FullStudent(Student):
             gradient.mul_(ranks.count)
 
     def save(self, folder: Path, metadata: Mapping[str, Any], *, main: bool) -> None:
-        state = self.state()
+        lowered = {}
+        for key, tensor in one_by_one(self.tensors()):
+            if main:
+                lowered[key] = tensor.to(self.model.dtype).cpu()
         if not main:
             return
         identity = {"base": self.model.name, "fingerprint": self.model.fingerprint}
         notes = {"role": "student", **metadata, **self.model.settings, **identity}
-        saved = {key: tensor.to(self.model.dtype) for key, tensor in state.items()}
-        saved |= {key: tensor.cpu() for key, tensor in self._persistent().items()}
-        write_network(folder, self.network.files.config, saved, notes)
-
-    def _persistent(self) -> dict[str, Tensor]:
-        """Buffers that belong to the weights files."""
-        known = dict(self.parameters())
-        return {k: v for k, v in self.transformer.state_dict().items() if k not in known}
+        write_network(folder, self.network.files.config, lowered | self._buffers, notes)
 
 
 @torch.no_grad()

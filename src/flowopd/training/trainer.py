@@ -174,7 +174,7 @@ class Trainer:
             raise FlowOPDError(
                 f"{MOST_BROKEN} updates in a row (the last is {number}) had a number that is not "
                 f"finite: {found}. The run ends; its checkpoints are from before. A smaller "
-                "optimizer.lr, or model.dtype: bf16 instead of fp16, is worth trying."
+                "optimizer.lr is worth trying."
             )
         if self.context.ranks.main:
             print(f"warning: update {number} skipped: {found} is not finite.", file=sys.stderr)
@@ -265,22 +265,21 @@ class Trainer:
         return JsonLines(self.context.folder / name, self.context.update, including=including)
 
     def _save(self) -> None:
-        context = self.context
-        tensors = self._tensors() if context.ranks.main or self.student.shared else {}
-        if context.ranks.main:
-            self.checkpoints.save(context.update, tensors, self._plain())
+        context, main = self.context, self.context.ranks.main
+        if main or self.student.shared:
+            self.checkpoints.save(context.update, self._tensors(), self._plain(), main=main)
         context.ranks.wait()
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         parts = {
-            "student": self.student.state(),
+            "student": self.student.tensors(),
             "optimizer": optimizer_tensors(self.optimizer),
             "method": self.method.state(),
             "random": {"torch": torch.get_rng_state()},
         }
         if self.ema is None:
             return parts
-        return parts | {"ema": {key: whole(mean) for key, mean in self.ema.state_dict().items()}}
+        return parts | {"ema": self.ema.state_dict()}
 
     def _plain(self) -> dict[str, Any]:
         context = self.context
@@ -349,7 +348,7 @@ def learning_rate(config: TrainConfig, update: int) -> float:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as `<number of the parameter>.<name>`."""
     return {
-        f"{number}.{name}": whole(torch.as_tensor(value))
+        f"{number}.{name}": torch.as_tensor(value)
         for number, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }

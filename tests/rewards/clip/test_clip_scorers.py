@@ -1,6 +1,8 @@
 """pickscore, clipscore and aesthetic on a tiny CLIP, against transformers called directly."""
 
+import gc
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import ChecksItself, Loads, Scorer, ShowsItself
 from flowopd.tasks.prompts import PromptRecord
 from plain_networks import rate
-from tiny_clip import FEATURES, rating_tensors, save_clip
+from tiny_clip import FEATURES, rating_tensors, save_clip, save_json
 
+CLIP_L, CLIP_H = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+AUTO_MAP = {"AutoTokenizer": ["mine.Mine", None]}
 SHAPES = [(64, 64), (48, 80), (90, 33), (32, 32), (20, 20)]
 
 
@@ -70,7 +74,7 @@ def test_the_pair_is_what_transformers_gives(
         logits = model(**given).logits_per_image.diagonal().double().numpy()
     found = values(scorer_of(name, clip, head), images, PROMPTS)
     assert spread(found) > 1
-    np.testing.assert_allclose(found, logits, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,7 +110,7 @@ def test_batch_size_does_not_matter(clip: Path, head: Path) -> None:
         for size in (1, 2, 5, 64)
     ]
     for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=2e-5)
 
 
 def test_the_prompt_matters_to_two_of_them(clip: Path, head: Path) -> None:
@@ -146,6 +150,16 @@ def test_what_is_no_number_is_missing(clip: Path, head: Path, tmp_path: Path) ->
     assert score.reasons == {"aesthetic": "the network gave nan"}
 
 
+def test_a_closed_one_holds_no_network_and_loads_again(clip: Path, head: Path) -> None:
+    scorer = scorer_of("aesthetic", clip, head)
+    before = values(scorer, pictures(2), PROMPTS[:2])
+    network = weakref.ref(scorer._network)
+    scorer.close()
+    gc.collect()
+    assert network() is None
+    assert values(scorer, pictures(2), PROMPTS[:2]) == before
+
+
 def test_nothing_to_score(clip: Path, head: Path) -> None:
     assert scorer_of("clipscore", clip, head).score(pictures(0), []) == []
 
@@ -161,7 +175,7 @@ def test_what_they_say_of_themselves(name: str, scale: float) -> None:
     assert isinstance(scorer, ChecksItself)
     assert isinstance(scorer, ShowsItself)
     (info,) = scorer.metrics
-    assert (info.name, info.scale, info.higher_is_better) == (name, scale, True)
+    assert (info.name, info.scale) == (name, scale)
     assert not scorer.grouped
     assert scorer.about.models
     assert scorer.about.licence
@@ -182,8 +196,12 @@ def test_the_self_check_runs_on_any_network(clip: Path, head: Path) -> None:
 def test_a_head_for_another_clip_is_refused(clip: Path, tmp_path: Path) -> None:
     torch.save(rating_tensors(FEATURES + 1), tmp_path / "head.pth")
     scorer = scorer_of("aesthetic", clip, tmp_path / "head.pth")
-    with pytest.raises(FlowOPDError, match=f"features of {FEATURES + 1} numbers.*gives {FEATURES}"):
+    with pytest.raises(FlowOPDError) as refused:
         scorer.load()
+    assert str(refused.value) == (
+        f"The head in {tmp_path / 'head.pth'} rates features of 25 numbers, and the network before "
+        "it gives 24; a head needs the network that it was made for."
+    )
 
 
 def test_an_incomplete_head_is_refused(clip: Path, tmp_path: Path) -> None:
@@ -206,6 +224,76 @@ def test_an_incomplete_clip_is_refused(key: str, clip: Path, head: Path, tmp_pat
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(FlowOPDError, match=f"lacks {key}"):
         scorer_of("pickscore", folder, head).load()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config.json": {"tokenizer_class": "Mine", "auto_map": AUTO_MAP}},
+        {
+            "tokenizer_config.json": {"tokenizer_class": "Mine", "auto_map": AUTO_MAP},
+            "config.json": None,
+        },
+        {
+            "tokenizer_config.json": None,
+            "config.json": {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
+        },
+    ],
+    ids=["beside a CLIP", "alone", "by its configuration"],
+)
+def test_code_that_comes_with_a_tokenizer_is_not_run(
+    files: dict[str, object], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where somebody, or something, says yes to whatever is asked."""
+    folder = shutil.copytree(clip, tmp_path / "theirs")
+    for name, content in files.items():
+        (folder / name).unlink() if content is None else save_json(folder / name, content)
+    (folder / "mine.py").write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n"
+        "from transformers import CLIPConfig as Config, CLIPTokenizer as Mine\n"
+    )
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    scorer = plugins.load_scorer(
+        {"name": "pickscore", "device": "cpu", "model": str(clip), "processor": str(folder)}
+    )
+    with pytest.raises(FlowOPDError, match=r"tokenizer in .*theirs cannot .* code .* is not run"):
+        scorer.load()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "own"),
+    [
+        ("pickscore", ["yuvalkirstain/PickScore_v1", CLIP_H], ["clip", "clip"]),
+        ("clipscore", [CLIP_L], ["clip"]),
+        ("aesthetic", [CLIP_L, "trl-lib/ddpo-aesthetic-predictor"], ["clip", "my_head.pth"]),
+    ],
+)
+def test_the_models_that_they_say_are_those_of_their_settings(
+    name: str, published: list[str], own: list[str], clip: Path, head: Path, tmp_path: Path
+) -> None:
+    """A service tells them to whoever asks: a file or folder by its name, not by where it is."""
+    about = plugins.load_scorer(name).about
+    assert about.models == tuple(published)
+    assert "MIT" in about.licence
+    shutil.copy(next(head.iterdir()), tmp_path / "my_head.pth")
+    about = scorer_of(name, clip, tmp_path / "my_head.pth").about
+    assert about.models == tuple(own)
+    assert about.licence == "that of the models"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "tokenizer"),
+    [
+        ("hpsv2", "xswu/HPSv2", CLIP_H),
+        ("imagereward", "THUDM/ImageReward", "google-bert/bert-base-uncased"),
+    ],
+)
+def test_a_tokenizer_is_shown_as_such(name: str, model: str, tokenizer: str, clip: Path) -> None:
+    assert plugins.load_scorer(name).about.models == (model, f"{tokenizer} (tokenizer)")
+    own = plugins.load_scorer({"name": name, "model": "me/mine@v2", "tokenizer": str(clip)})
+    assert own.about.models == ("me/mine@v2", "clip (tokenizer)")
+    assert own.about.licence == "that of the models"
 
 
 def test_unknown_settings_are_refused() -> None:

@@ -14,9 +14,10 @@ from fake_openai import Asked, FakeOpenAI, chat, fake_openai, slowly
 
 from flowopd import plugins
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import MetricInfo
+from flowopd.rewards.scorer import MetricInfo, UnavailableError
 from flowopd.rewards.service import retry
-from flowopd.rewards.settings import ScorerSpec
+from flowopd.rewards.settings import PATIENCE, ScorerSpec
+from flowopd.rewards.work.calls import Failed, attempt
 from flowopd.tasks.prompts import PromptRecord
 
 QWEN_REPLY = "A {}.\nQuality: 4\nInstruction: 3.5\nOverall: {}"
@@ -120,7 +121,27 @@ class TestBadReplies:
             ("I cannot say.", "the reply has no 'Final Score: x': ...I cannot say."),
             ("", "the reply has no 'Final Score: x'"),
             ("Final Score: 50", "is 50, and not from 1 to 5"),
-            ((200, chat("A long thou", "length")), "cut off: raise max_tokens"),
+            (
+                (200, chat("A long thou", "length")),
+                "cut off (it ended with 'length': raise max_tokens): ...",
+            ),
+            (
+                (200, chat("Final Score: 4.", "length")),
+                "was cut off (it ended with 'length'",
+            ),
+            (
+                (200, chat("Final Score: 4", "length")),
+                "was cut off (it ended with 'length'",
+            ),
+            (
+                (200, chat("Final Score: 4", "abort")),
+                "was cut off (it ended with 'abort'): ",
+            ),
+            ((200, chat(None, "length")), "no text (it ended with 'length': raise max_tokens)"),
+            (
+                "Final Score: 3 or 4",
+                "is '3 or 4', which is no single number: ...Final Sc",
+            ),
             ((200, chat(None, "content_filter")), "no text (it ended with 'content_filter')"),
             ((400, {"error": {"message": "bad picture"}}), "it answered 400: bad picture"),
             ((422, "what?"), "it answered 422: what?"),
@@ -141,6 +162,16 @@ class TestBadReplies:
         with fake_openai(lambda asked: "A very fine picture.") as fake, judge(fake) as scorer:
             (score,) = scorer.score(pictures(1), records(1))
         assert score.detail == {"reply": "A very fine picture."}
+
+    def test_are_only_those_that_did_not_come_to_an_end(self) -> None:
+        ends = ["stop", "eos_token", "", None]
+
+        def answer(asked: Asked) -> Any:
+            return 200, chat("Final Score: 4", ends[number_of(asked)])
+
+        with fake_openai(answer) as fake, judge(fake) as scorer:
+            scores = scorer.score(pictures(4), records(4))
+        assert [score.values["unifiedreward"] for score in scores] == [4.0] * 4
 
 
 class TestTrouble:
@@ -194,6 +225,58 @@ class TestTrouble:
             assert time.monotonic() - start < 10
         assert first.values["unifiedreward"] == 1.0
         assert "no answer within 0.3 seconds" in second.reasons["unifiedreward"]
+
+    def test_is_given_up_when_the_call_has_taken_its_time(self) -> None:
+        """What was answered until then is kept; what waits for its turn is missing, too."""
+        never = threading.Event()
+
+        def answer(asked: Asked) -> Any:
+            if number_of(asked) == 2:
+                return 500, "broken", {"Retry-After": "30"}
+            if number_of(asked) > 2:
+                never.wait(30)
+            return by_caption(asked)
+
+        start = time.monotonic()
+        with (
+            fake_openai(answer) as fake,
+            judge(fake, call_seconds=1.5, concurrency=3, size=16) as scorer,
+        ):
+            found = attempt(scorer, pictures(6), records(6))
+            assert time.monotonic() - start < 10
+            asked = len(fake.asked)
+            never.set()
+        assert asked == 5, "the last picture had no turn"
+        values = [score.values["unifiedreward"] for score in found]
+        assert values == [1.0, 1.1, None, None, None, None]
+        reasons = [score.reasons["unifiedreward"] for score in found[2:]]
+        late = "no answer within the 1.5 seconds of its call (call_seconds)"
+        assert reasons == [f"{late}; the last: it answered 500: broken", late, late, late]
+        assert not any(isinstance(score, Failed) for score in found)
+
+    def test_that_lasts_for_a_whole_call_is_an_error(self) -> None:
+        never = threading.Event()
+        with (
+            fake_openai(lambda asked: never.wait(30) and None) as fake,
+            judge(fake, call_seconds=0.3) as scorer,
+        ):
+            with pytest.raises(UnavailableError, match=r"within the 0\.3 seconds of its call"):
+                scorer.score(pictures(2), records(2))
+            never.set()
+
+    @pytest.mark.parametrize(("status", "most"), [(500, 64), (401, 4), (404, 4)])
+    def test_that_is_not_about_pictures_is_not_looked_for_in_them(
+        self, status: int, most: int
+    ) -> None:
+        """Every picture is asked for `attempts` times at most, and after a refusal none is."""
+        with (
+            fake_openai(lambda asked: (status, "no")) as fake,
+            judge(fake, concurrency=16 if status == 500 else 4) as scorer,
+        ):
+            found = attempt(scorer, pictures(16), records(16))
+        assert len(fake.asked) == most if status == 500 else len(fake.asked) <= most
+        assert all(isinstance(score, Failed) for score in found)
+        assert all(f"it answered {status}: no" in one.reasons["unifiedreward"] for one in found)
 
     def test_with_every_picture_is_an_error(self) -> None:
         with fake_openai(lambda asked: (500, "broken")) as fake, judge(fake, attempts=2) as scorer:
@@ -287,12 +370,16 @@ class TestChecks:
 class TestDeclarations:
     def test_need_no_server(self) -> None:
         unified, qwen = (plugins.load_scorer(name) for name in ("unifiedreward", "qwenvl"))
-        assert unified.metrics == (MetricInfo("unifiedreward", 1, 5),)
+        assert unified.metrics == (MetricInfo("unifiedreward", 1, 5, scale=5.0),)
         assert qwen.metrics == (MetricInfo("qwenvl", 1, 5, scale=5),)
         assert unified.about.models == ("CodeGoat24/UnifiedReward-7b-v1.5",)
         picture, record = qwen.example()
         assert picture.shape == (512, 512, 3)
         assert record.prompt
+
+    def test_end_a_call_before_it_is_given_up(self) -> None:
+        """A call that the scorer's `timeout` ends loses what was answered."""
+        assert plugins.load_scorer("qwenvl").settings.call_seconds < PATIENCE
 
     def test_are_known_by_what_changes_a_number(self, tmp_path: Path) -> None:
         def identity(**more: Any) -> dict[str, Any]:
@@ -300,6 +387,7 @@ class TestDeclarations:
 
         assert identity() == {}
         assert identity(base_url="http://gpu7:1/v1", concurrency=2, replies="x.jsonl") == {}
+        assert identity(call_seconds=60) == {}
         assert identity(model="a/b", temperature=0.5) == {"model": "a/b", "temperature": 0.5}
         rubric = tmp_path / "mine.md"
         head = "---\nversion: 1\nscore: S\nlow: 0\nhigh: 1\n---\n"
@@ -317,7 +405,7 @@ class TestDeclarations:
             judge(fake, "qwenvl", rubric=str(rubric)) as scorer,
         ):
             (score,) = scorer.score(pictures(1), records(1))
-        assert scorer.metrics == (MetricInfo("qwenvl", 0, 10, scale=5),)
+        assert scorer.metrics == (MetricInfo("qwenvl", 0, 10, scale=10),)
         assert score.values == {"qwenvl": 7}
         assert score.detail["reply"] == "Rate caption number 0. Points: 7"
 

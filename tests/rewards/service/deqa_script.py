@@ -27,11 +27,14 @@ def script() -> ModuleType:
 
 @contextlib.contextmanager
 def served_script(
-    limits: dict[str, Any] | None = None, token: str | None = None, model: Any = None
+    limits: dict[str, Any] | None = None,
+    token: str | None = None,
+    model: Any = None,
+    timeout: float = 600.0,
 ) -> Iterator[str]:
     """The address of such a server."""
     module = script()
-    scorer = module.Scorer(model or module.Stub(), {})
+    scorer = module.Scorer(model or module.Stub(), {}, timeout)
     server = module.Server(("127.0.0.1", 0), scorer, module.Limits(**(limits or {})), token)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import select
 import socket
 import threading
 import time
@@ -15,10 +16,10 @@ import numpy as np
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import About, Finding, MetricInfo, Scores
 from flowopd.rewards.service.access import taken
-from flowopd.rewards.service.assembled import assembled
+from flowopd.rewards.service.connections import assembled
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.scoring import Service
-from flowopd.rewards.work.runners import ThreadRunner
+from flowopd.rewards.work.runners import Runner, ThreadRunner
 from flowopd.tasks.prompts import PromptRecord
 
 QUICK = Limits(
@@ -98,10 +99,13 @@ def served(
     token: str | None = None,
     identity: dict[str, Any] | None = None,
     timeout: float | None = None,
+    runners: Sequence[Runner] | None = None,
+    port: int = 0,
 ) -> Iterator[str]:
-    """The address of a server of the scorer."""
-    place = taken("127.0.0.1", 0)
-    service = Service(scorer, [ThreadRunner(scorer)], limits or Limits(), identity, timeout)
+    """The address of a server of the scorer, which works in a thread if nothing else is given."""
+    place = taken("127.0.0.1", port)
+    places = runners or [ThreadRunner(scorer)]
+    service = Service(scorer, places, limits or Limits(), identity, timeout)
     server = assembled(service, token)
 
     async def run() -> None:
@@ -153,13 +157,17 @@ def ask(
 
 
 def raw(url: str, *parts: bytes, pause: float = 0.0, seconds: float = 10.0) -> bytes:
-    """What comes back of bytes sent piece by piece, until the server hangs up or says no more."""
+    """What comes back of bytes sent piece by piece, until the server hangs up or says no more.
+
+    Nothing is sent any more when it has answered, since that could cost the answer.
+    """
     found = b""
     with socket.create_connection(("127.0.0.1", port_of(url)), timeout=seconds) as place:
         with contextlib.suppress(ConnectionError):
             for part in parts:
                 place.sendall(part)
-                time.sleep(pause)
+                if select.select([place], [], [], pause)[0]:
+                    break
         with contextlib.suppress(ConnectionError):
             while piece := _received(place, said=bool(found)):
                 found += piece

@@ -28,7 +28,9 @@ class TestTokens:
         monkeypatch.setenv(TOKEN, "from-the-environment")
         assert find_token(None, None) == "from-the-environment"
         assert find_token(None, file) == "from-a-file"
-        assert find_token("given", file) == "given"
+        assert find_token("given", None) == "given"
+        with pytest.raises(FlowOPDError, match="give one of them"):
+            find_token("given", file)
         monkeypatch.setenv(TOKEN, "")
         assert find_token(None, None) is None
 
@@ -87,6 +89,6 @@ def test_without_its_packages_a_server_says_what_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "flowopd.rewards.service.assembled", raising=False)
+    monkeypatch.delitem(sys.modules, "flowopd.rewards.service.connections", raising=False)
     with pytest.raises(FlowOPDError, match=r"pip install 'flowopd\[service\]'"):
         server.serve(ScorerSpec(name="jpeg"), port=0)

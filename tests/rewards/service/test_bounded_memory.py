@@ -11,10 +11,10 @@ from served import served
 
 from flowopd.config import build
 from flowopd.rewards.scorer import MetricInfo, Scores
-from flowopd.rewards.service import ask as asking
-from flowopd.rewards.service.asked import RemoteSettings
+from flowopd.rewards.service import pool
 from flowopd.rewards.service.counters import resident_memory
 from flowopd.rewards.service.remote import Remote
+from flowopd.rewards.service.remote_settings import RemoteSettings
 from flowopd.tasks.prompts import PromptRecord
 
 SIZE, BATCH, CONNECTIONS = 512, 2, 2
@@ -66,7 +66,7 @@ def test_calls_leave_nothing_behind() -> None:
 def test_only_what_travels_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies are made when a server is free for them, however many pictures a call has."""
     encoded, most = 0, 0
-    make = asking.request_body
+    make = pool.request_body
 
     class Body(bytes):
         def __del__(self) -> None:
@@ -80,7 +80,7 @@ def test_only_what_travels_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
         most = max(most, encoded)
         return body
 
-    monkeypatch.setattr(asking, "request_body", counted)
+    monkeypatch.setattr(pool, "request_body", counted)
     images = noise(8, 0).reshape(-1, 32, 32, 3)[:40]
     with through_two() as scorer:
         found = scorer.score(

@@ -5,7 +5,11 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,8 @@ from flowopd import plugins
 from flowopd.config import build
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import MetricInfo
+from flowopd.rewards.service import wire
+from flowopd.rewards.service.counters import HELP
 from flowopd.rewards.service.deqa import DeQA, DeQASettings
 from flowopd.rewards.service.wire import AboutReply, request_body
 from flowopd.tasks.prompts import PromptRecord
@@ -48,6 +54,32 @@ class Model:
         return [float("nan") if level == 255 else 1 + level / 100 for level in levels]
 
 
+class Waiting(Model):
+    """Takes until it is let go, and remembers how many calls there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go, self.started = threading.Event(), threading.Event()
+        self.now = self.most = 0
+
+    def score(self, images: list[Any]) -> list[float]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.started.set()
+        self.go.wait(30)
+        self.now -= 1
+        return [3.0] * len(images)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def flat(*levels: int) -> np.ndarray:
     return np.stack([np.full((6, 6, 3), level, np.uint8) for level in levels])
 
@@ -67,6 +99,10 @@ def test_the_two_halves_agree_on_the_protocol() -> None:
     assert about.metric_infos == DeQA.metrics
     assert (about.name, about.version) == (DeQA.name, DeQA.version)
     assert DeQASettings().model == module.MODEL
+    assert about.protocol == wire.PROTOCOL
+    assert module.METRICS == HELP
+    assert module.LONGEST["prompt"] == wire.LONGEST
+    assert (module.LARGEST_META, module.PARTS) == (wire.LARGEST_META, wire.PARTS)
 
 
 def test_scores_are_the_models_to_the_last_bit() -> None:
@@ -85,7 +121,25 @@ def test_a_picture_that_the_model_fails_on_is_missing_and_no_other() -> None:
     assert dark.values == {"deqa": None}
     assert "it is too dark" in dark.reasons["deqa"]
     assert bright.reasons == {"deqa": "the scorer gave nan, which is no number"}
-    assert "flowopd_reward_missing_total 2\n" in text
+    assert "flowopd_reward_missing_total 2.0\n" in text
+    assert "flowopd_reward_failures_total 1.0\n" in text
+    assert 'flowopd_reward_requests_total{path="/score",status="200"} 1.0\n' in text
+
+
+def test_a_failure_is_told_from_a_value_that_is_missing() -> None:
+    with served_script(model=Model()) as url:
+        _, reply = ask(url, "POST", "/score", request_body(flat(50, 0, 255), records(3)))
+    assert [one["failed"] for one in reply["scores"]] == [False, True, False]
+
+
+def test_a_server_that_is_started_again_is_another() -> None:
+    names = set()
+    for _ in range(2):
+        with served_script() as url:
+            _, reply = ask(url, "POST", "/score", request_body(flat(50), records(1)))
+            assert ask(url, "GET", "/about")[1]["instance"] == reply["instance"]
+            names.add(reply["instance"])
+    assert len(names) == 2
 
 
 def test_its_check_compares_sharp_with_blurred() -> None:
@@ -124,26 +178,72 @@ def test_its_token_is_the_same() -> None:
 
 
 def test_requests_beyond_its_queue_are_told_to_come_back() -> None:
-    import threading
-
-    class Waiting(Model):
-        go = threading.Event()
-
-        def score(self, images: list[Any]) -> list[float]:
-            self.go.wait(20)
-            return [3.0] * len(images)
-
     body = request_body(pictures(1), records(1))
-    with served_script({"queue": 1}, model=Waiting()) as url:
+    model = Waiting()
+    with served_script({"queue": 1}, model=model) as url:
         first = threading.Thread(target=ask, args=(url, "POST", "/score", body))
         first.start()
-        for _ in range(500):
-            if "requests_total 1" in ask(url, "GET", "/metrics")[1]:
-                break
+        assert model.started.wait(20)
         assert ask(url, "POST", "/score", body)[0] == 429
-        Waiting.go.set()
+        assert ask(url, "GET", "/healthz")[0] == 200
+        assert "in_flight 1.0" in ask(url, "GET", "/metrics")[1]
+        model.go.set()
         first.join()
+        assert eventually(lambda: "in_flight 0.0" in ask(url, "GET", "/metrics")[1])
         assert ask(url, "POST", "/score", body)[0] == 200
+
+
+def test_its_model_is_called_by_one_request_at_a_time() -> None:
+    body, model = request_body(pictures(1), records(1)), Waiting()
+    with served_script(model=model) as url:
+        asked = [("/score", body), ("/check", None), ("/score", body), ("/check", None)]
+        threads = [threading.Thread(target=ask, args=(url, "POST", *one)) for one in asked]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: "in_flight 4.0" in ask(url, "GET", "/metrics")[1])
+        model.go.set()
+        for thread in threads:
+            thread.join()
+    assert model.most == 1
+
+
+def test_a_model_that_does_not_come_back_makes_it_unhealthy_until_it_does() -> None:
+    body, model = request_body(pictures(1), records(1)), Waiting()
+    with served_script(model=model, timeout=0.2) as url:
+        for path, sent in (("/score", body), ("/score", body), ("/check", None)):
+            status, reply = ask(url, "POST", path, sent)
+            assert (status, "does not come back" in reply["error"]) == (503, True)
+        assert ask(url, "GET", "/healthz")[0] == 503
+        model.go.set()
+        assert eventually(lambda: ask(url, "GET", "/healthz")[0] == 200)
+        assert ask(url, "POST", "/score", body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "stub", "identity"),
+    [
+        (None, None, False, {}),
+        (None, "0123abc", False, {"model": "zhiyuanyou/DeQA-Score-Mix3@0123abc"}),
+        ("owner/other", None, False, {"model": "owner/other"}),
+        ("owner/other", "main", False, {"model": "owner/other@main"}),
+        (None, None, True, {"model": "stub"}),
+        ("owner/other", "main", True, {"model": "stub"}),
+    ],
+)
+def test_it_says_which_weights_it_has(
+    model: str | None, revision: str | None, stub: bool, identity: dict[str, str]
+) -> None:
+    """As the scorer names them, so that it takes no others for its own."""
+    given = Namespace(model=model or script().MODEL, revision=revision, stub=stub)
+    assert script().identity_of(given) == identity
+    if identity:
+        assert DeQA(DeQASettings(**identity)).settings_served() == identity
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--model", str(tmp_path), "--revision", "main"]
+    refused = subprocess.run([*command, "--port", "0"], capture_output=True, text=True)
+    assert (refused.returncode, "has no --revision" in refused.stderr) == (1, True)
 
 
 def test_the_script_stands_alone() -> None:
@@ -175,7 +275,9 @@ def test_the_command_serves_and_refuses_an_open_door() -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("deqa 1 (stub) is served at http://127.0.0.1:")
-        with deqa(line.split()[-1]) as scorer:
+        with deqa(line.split()[-1]) as scorer, pytest.raises(FlowOPDError, match="settings is"):
+            scorer.load()
+        with deqa(line.split()[-1], model="stub") as scorer:
             (score,) = scorer.score(np.asarray(Image.new("RGB", (8, 8)))[None], records(1))
         assert score.values == {"deqa": 1.0}
     finally:

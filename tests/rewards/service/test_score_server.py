@@ -1,17 +1,26 @@
 """A scorer behind HTTP: what it answers, whom, and how it says no."""
 
 import base64
+import dataclasses
+import os
 import re
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from served import Exact, Fussy, Slow, ask, pictures, records, served
 
-from flowopd.rewards.scorer import Scores
+from flowopd.config import build
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.scorer import Finding, MetricInfo, Scores
 from flowopd.rewards.service.images import encode
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.wire import read_reply, request_body
+from flowopd.rewards.settings import ScorerSettings, ScorerSpec
+from flowopd.rewards.work.runners import runners_of
 from flowopd.tasks.prompts import PromptRecord
 
 KEY = "a-token-of-24-characters"
@@ -93,6 +102,17 @@ class TestAnswers:
         with served(Exact()) as url:
             assert ask(url, "POST", "/check") == (200, {"findings": []})
 
+    def test_name_the_server_until_it_is_started_again(self) -> None:
+        names = []
+        for _ in range(2):
+            with served(Exact()) as url:
+                _, about = ask(url, "GET", "/about")
+                for _ in range(2):
+                    _, reply = ask(url, "POST", "/score", items("x"))
+                    assert reply["instance"] == about["instance"]
+            names.append(about["instance"])
+        assert len(set(names)) == 2
+
     def test_count_what_was_done(self) -> None:
         with served(Fussy()) as url:
             ask(url, "POST", "/score", items("x", "nan", "y"))
@@ -125,6 +145,32 @@ class TestFailures:
         assert [value["length"] for value in values] == [1.0, None, 1.0]
         assert "no memory left" in reply["scores"][1]["reasons"]["exact"]
         assert "no memory left" in reply["scores"][1]["reasons"]["length"]
+        assert [one["failed"] for one in reply["scores"]] == [False, True, False]
+
+    @pytest.mark.parametrize("value", ["abc", "x" * 5000, [1.0], {}, 10**400, 1 + 2j])
+    def test_are_values_of_any_kind(self, value: Any) -> None:
+        class Odd(Exact):
+            def _one(self, image: Any, record: Any) -> Scores:
+                return Scores({"exact": value, "length": np.float32(2)}, {"exact": "as it is"})
+
+        with served(Odd()) as url:
+            status, reply = ask(url, "POST", "/score", items("x"))
+        assert status == 200
+        (score,) = reply["scores"]
+        assert score["values"] == {"exact": None, "length": 2.0}
+        assert score["reasons"]["exact"].endswith("which is no number")
+        assert len(score["reasons"]["exact"]) < 200
+        assert not score["failed"]
+
+    def test_are_results_that_are_no_scores(self) -> None:
+        class Odd(Exact):
+            def _one(self, image: Any, record: Any) -> Any:
+                return dataclasses.asdict(super()._one(image, record))
+
+        with served(Odd()) as url:
+            status, reply = ask(url, "POST", "/score", items("x"))
+        assert (status, reply["scores"][0]["failed"]) == (200, True)
+        assert "gave dict, and no Scores" in reply["scores"][0]["reasons"]["length"]
 
     def test_are_values_that_are_no_numbers_and_results_that_are_missing(self) -> None:
         with served(Fussy()) as url:
@@ -194,6 +240,40 @@ class TestRefusals:
             status, reply = ask(url, "POST", "/score", items("x", "refused"))
             assert (status, "it is refused" in reply["error"]) == (422, True)
 
+    def test_of_records_that_its_check_falls_over(self) -> None:
+        """What a client sends as a record is anything."""
+
+        class Careless(Exact):
+            def check(self, record: PromptRecord) -> None:
+                record.meta["text"].lower()
+
+        with served(Careless()) as url:
+            for meta in ({}, {"text": 1}, {"text": None}, {"text": ["x"]}):
+                body = {"items": [{**items("x")["items"][0], "meta": meta}]}
+                status, reply = ask(url, "POST", "/score", body)
+                assert (status, "cannot read the prompt 'x'" in reply["error"]) == (422, True)
+
+    def test_are_short_whatever_was_sent(self) -> None:
+        with served(Fussy()) as url:
+            for kind in ("x" * 15_000, "“" * 15_000):
+                status, reply = ask(url, "POST", "/score", items(kind, task="other"))
+                assert (status, len(reply["error"]) < 1001) == (422, True)
+            body = items("refused")
+            body["items"][0]["meta"] = {"key" * 9000: "x" * 30_000}
+            status, reply = ask(url, "POST", "/score", body)
+            assert (status, len(reply["error"]) < 1001) == (422, True)
+
+    def test_of_web_pages(self) -> None:
+        """A page of any site can have a browser send such a request; it says where it is from."""
+        with served(Fussy()) as url:
+            for method, path in (("POST", "/check"), ("GET", "/about"), ("GET", "/healthz")):
+                for origin in ("https://evil.example", "null", "http://localhost:8888"):
+                    status, reply = ask(url, method, path, headers={"Origin": origin})
+                    assert (status, "no web page" in reply["error"]) == (403, True)
+        with served(Fussy(), token=KEY) as url:
+            right = {"Authorization": f"Bearer {KEY}", "Origin": "https://example.org"}
+            assert ask(url, "GET", "/about", headers=right)[0] == 200
+
 
 class TestTokens:
     def test_are_needed_for_all_but_the_health(self) -> None:
@@ -233,7 +313,12 @@ class TestTokens:
         with served(Exact()) as url:
             for name in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):
                 assert ask(url, "GET", "/about", headers={"Host": name})[0] == 403
-            for name in ("localhost", "LOCALHOST:9", "127.0.0.1:1234", "[::1]:80", "[::1]"):
+            for name in ("127.0.0.1.nip.io", "10.0.0.1", "[::2]:80", "1", ""):
+                assert ask(url, "GET", "/about", headers={"Host": name})[0] == 403
+            for name in (
+                *("localhost", "LOCALHOST:9", "127.0.0.1:1234", "[::1]:80", "[::1]"),
+                *("127.1.2.3", "127.0.1.1:8100"),
+            ):
                 assert ask(url, "GET", "/about", headers={"Host": name})[0] == 200
         with served(Exact(), token=KEY) as url:
             right = {"Authorization": f"Bearer {KEY}", "Host": "gpu7.example"}
@@ -306,6 +391,84 @@ class TestBackpressure:
         assert scorer.seen == ["first", "last"]
 
 
+class Apart:
+    """Works in a process of its own; what it does there, the prompt says."""
+
+    name, version, tasks, grouped, workers = "apart", 1, None, False, "processes"
+    metrics = (MetricInfo("level"),)
+
+    class Settings(ScorerSettings):
+        weights: str
+
+    def __init__(self, settings: Settings) -> None:
+        self.weights = Path(settings.weights)
+
+    def load(self) -> None:
+        if not self.weights.exists():
+            raise FlowOPDError(f"There are no weights {self.weights.name}.")
+
+    def self_check(self) -> list[Finding]:
+        return [Finding("nothing", 0.0, "0", True)]
+
+    def score(self, images: Any, records: Any) -> list[Scores]:
+        prompts = [record.prompt for record in records]
+        if "ends" in prompts:
+            os._exit(3)
+        if "hangs" in prompts:
+            threading.Event().wait(60)
+        detail = {"what": threading.Lock()} if "unsendable" in prompts else {}
+        return [Scores({"level": float(image.mean())}, detail=detail) for image in images]
+
+
+class TestScorersInProcesses:
+    @pytest.fixture
+    def apart(self, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+        """The address of a server of one, and the file without which it cannot be loaded."""
+        weights = tmp_path / "weights"
+        weights.touch()
+        given = {"name": f"{__file__}:Apart", "processes": 1, "weights": str(weights)}
+        spec = build(ScorerSpec, given)
+        scorer = spec.load()
+        with served(scorer, timeout=3.0, runners=runners_of(spec, scorer)) as url:
+            yield url, weights
+
+    def test_answer_like_others(self, apart: tuple[str, Path]) -> None:
+        url, _ = apart
+        images = pictures(2)
+        _, reply = ask(url, "POST", "/score", request_body(images, records(2)))
+        assert [one["values"]["level"] for one in reply["scores"]] == [i.mean() for i in images]
+        assert ask(url, "POST", "/check")[1]["findings"][0]["what"] == "nothing"
+
+    def test_have_no_scores_for_what_cannot_be_sent(self, apart: tuple[str, Path]) -> None:
+        url, _ = apart
+        status, reply = ask(url, "POST", "/score", items("x", "unsendable"))
+        assert (status, [one["failed"] for one in reply["scores"]]) == (200, [True, True])
+        assert "cannot be sent" in reply["scores"][0]["reasons"]["level"]
+        assert ask(url, "GET", "/healthz")[0] == 200
+        assert ask(url, "POST", "/score", items("x"))[1]["scores"][0]["failed"] is False
+
+    @pytest.mark.parametrize("prompt", ["ends", "hangs"])
+    def test_are_started_again(self, apart: tuple[str, Path], prompt: str) -> None:
+        url, _ = apart
+        status, reply = ask(url, "POST", "/score", items(prompt))
+        assert (status, "does not come back" in reply["error"]) == (503, True)
+        assert ask(url, "GET", "/healthz")[0] == 503
+        assert ask(url, "POST", "/score", items("x"))[0] == 200
+        assert ask(url, "GET", "/healthz")[0] == 200
+
+    def test_are_unhealthy_while_they_cannot_be_loaded(self, apart: tuple[str, Path]) -> None:
+        url, weights = apart
+        weights.unlink()
+        assert ask(url, "POST", "/score", items("ends"))[0] == 503
+        for path, body in (("/score", items("x")), ("/check", None), ("/score", items("x"))):
+            status, reply = ask(url, "POST", path, body)
+            assert (status, "no weights" in reply["error"]) == (503, True)
+            assert ask(url, "GET", "/healthz")[0] == 503
+        weights.touch()
+        assert _eventually(lambda: ask(url, "GET", "/healthz")[0] == 200)
+        assert ask(url, "POST", "/score", items("x"))[0] == 200
+
+
 def test_a_reply_can_be_read_back() -> None:
     with served(Exact()) as url:
         import http.client
@@ -315,7 +478,7 @@ def test_a_reply_can_be_read_back() -> None:
         connection.request("POST", "/score", body, {"Content-Type": "application/json"})
         content = connection.getresponse().read()
         connection.close()
-    found = read_reply(content)
+    found = read_reply(content).scores
     expected = Exact().score(pictures(2), records(2))
     assert [one.values for one in found] == [one.values for one in expected]
 

@@ -5,6 +5,9 @@ import io
 import json
 import math
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from typing import Any
 
@@ -18,12 +21,14 @@ from flowopd.rewards.scorer import Scores
 from flowopd.rewards.service.images import encode, most_bytes, opened, pixels
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.wire import (
+    Reply,
     jsonable,
     read_reply,
     read_request,
     reply_body,
     request_body,
 )
+from flowopd.rewards.work.calls import Failed
 from flowopd.tasks.prompts import PromptRecord
 
 MOST = 2**20
@@ -35,15 +40,22 @@ def file_of(image: Image.Image, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG of that size, as a decompression bomb has it."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(1000))
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, data in ((b"IHDR", head), (b"IDAT", body), (b"IEND", b"")):
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        parts += [struct.pack(">I", len(data)), kind, data, checksum]
-    return b"".join(parts)
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, rows: bytes = bytes(1000), depth: int = 8, more: int = 0) -> bytes:
+    """A PNG that says to be of that size, with so many empty parts besides."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+    parts = [head, chunk(b"tEXt") * more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg_with_scans(count: int) -> bytes:
+    """A JPEG of one scan, and then that scan again and again."""
+    data = file_of(Image.new("RGB", (16, 16), "red"), "JPEG")
+    scan = data[data.index(b"\xff\xda") : -2]
+    return data[:-2] + scan * (count - 1) + data[-2:]
 
 
 class TestPictures:
@@ -70,7 +82,7 @@ class TestPictures:
     @pytest.mark.parametrize("size", [(2000, 2000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
     def test_giant_pngs_are_refused_by_their_header(self, size: tuple[int, int]) -> None:
         with pytest.raises(FlowOPDError, match=r"there is room for|no PNG"):
-            opened(png_header(*size), MOST)
+            opened(png(*size), MOST)
 
     @pytest.mark.parametrize("lossless", [True, False])
     def test_giant_webps_are_refused_before_the_decoder_sees_them(self, lossless: bool) -> None:
@@ -91,8 +103,12 @@ class TestPictures:
             (file_of(Image.new("RGB", (8, 8)), "GIF"), "no PNG, JPEG or WebP"),
             (file_of(Image.new("RGB", (8, 8)), "BMP"), "no PNG, JPEG or WebP"),
             (file_of(Image.new("RGBA", (8, 8)), "PNG"), "of the mode RGBA"),
-            (file_of(Image.new("P", (8, 8)), "PNG"), "of the mode P"),
-            (file_of(Image.new("I;16", (8, 8)), "PNG"), "of the mode I;16"),
+            (file_of(Image.effect_noise((8, 8), 99).convert("P"), "PNG"), "of the mode P"),
+            (file_of(Image.new("1", (8, 8)), "PNG"), "has 1 bits a channel"),
+            (file_of(Image.new("I;16", (8, 8)), "PNG"), "has 16 bits a channel"),
+            (png(8, 8, bytes(8 * 49), depth=16), "has 16 bits a channel"),
+            (file_of(Image.new("RGB", (8, 8)), "JPEG", progressive=True), "such as progressive"),
+            (jpeg_with_scans(2), "several scans"),
             (file_of(Image.new("CMYK", (8, 8)), "JPEG"), "of the mode CMYK"),
             (file_of(Image.new("RGB", (8, 8)), "PNG", transparency=(0, 0, 0)), "transparent"),
             (
@@ -109,6 +125,29 @@ class TestPictures:
     def test_what_is_no_picture_is_refused(self, data: bytes, sentence: str) -> None:
         with pytest.raises(FlowOPDError, match=sentence):
             opened(data, MOST)
+
+    @pytest.mark.parametrize(
+        ("data", "sentence"),
+        [
+            (png(8, 8, bytes(8 * 25), more=500_000), "too small to be a picture's"),
+            (jpeg_with_scans(20_000), "several scans"),
+            (b"\xff\xd8" + b"\xff\xfe\0\2" * 500_000, "more than 512 parts"),
+            (b"\xff\xd8" + b"\xff" * 2_000_000, "no PNG, JPEG"),
+        ],
+    )
+    def test_files_of_many_small_parts_take_no_time(self, data: bytes, sentence: str) -> None:
+        start = time.process_time()
+        with pytest.raises(FlowOPDError, match=sentence):
+            opened(data, MOST)
+        assert time.process_time() - start < 0.3
+
+    def test_what_cameras_add_to_a_jpeg_does_no_harm(self) -> None:
+        """A thumbnail in it is a JPEG of its own."""
+        exif, picture = Image.Exif(), Image.new("RGB", (16, 16), "red")
+        exif[0x010F] = "a camera"
+        small = b"Exif\0\0" + exif.tobytes() + jpeg_with_scans(1)
+        data = file_of(picture, "JPEG", exif=small, icc_profile=bytes(100_000), dpi=(72, 72))
+        assert pixels(opened(data, MOST)).shape == (16, 16, 3)
 
     @pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
     def test_files_that_are_cut_off_or_damaged_never_give_another_error(self, form: Any) -> None:
@@ -154,7 +193,10 @@ class TestRequests:
         [
             ("{", "Invalid JSON"),
             ("[]", "should be an object"),
+            ("{}", "items: it is missing"),
+            ('{"items": {"0": 1}}', "items: it is missing, or should be a list"),
             ('{"items": []}', "items: List should have at least 1 item"),
+            ('{"items": [], "' + "b" * 10_000 + '": 1}', "^The body: the key 'b{60}' is not perm"),
             ('{"items": [{"prompt": "x"}]}', r"items\.0\.image: Field required"),
             ('{"items": [{"image": "AAAA"}]}', r"items\.0\.prompt: Field required"),
             ('{"items": [{"image": 3, "prompt": "x"}]}', "valid string"),
@@ -162,7 +204,13 @@ class TestRequests:
             ('{"items": [{"image": "AA A", "prompt": "x"}]}', "it is not base64"),
             ('{"items": [{"image": "\\u00e4", "prompt": "x"}]}', "it is not base64"),
             ('{"items": [{"image": "AAAA", "prompt": "\\ud800"}]}', "Invalid JSON"),
-            ('{"items": [{"image": "AAAA", "prompt": "x", "meta": [1]}]}', "should be an object"),
+            ('{"items": [{"image": "AAAA", "prompt": "x", "meta": [1]}]}', "valid dictionary"),
+            ('{"items": [{"image": "AAAA", "prompt": "x", "meta": {"a": 1e999}}]}', "finite"),
+            ('{"items": [{"image": "AAAA", "prompt": "x", "meta": {"a": NaN}}]}', "Invalid JSON"),
+            (
+                '{"items": [{"image": "A", "prompt": "x", "meta": {"a": "' + "b" * 65_536 + '"}}]}',
+                "65545 characters as JSON, and may have 65536",
+            ),
             ("[" * 100_000, "Invalid JSON"),
             ('{"items": ' + "[" * 100_000 + "]" * 100_000 + "}", "Invalid JSON"),
             ("\xff", "Invalid JSON"),
@@ -175,12 +223,50 @@ class TestRequests:
         with pytest.raises(FlowOPDError, match=sentence):
             read_request(items.encode("latin-1"), Limits())
 
-    def test_of_which_much_is_wrong_are_refused_in_few_words(self) -> None:
-        body = json.dumps({"items": [{"image": 1}] * 1000}).encode()
+    def test_of_which_much_is_wrong_are_refused_for_the_first_of_it(self) -> None:
+        good = json.loads(request_body(pictures(1), records(1)))["items"]
+        body = json.dumps({"items": good + [{"image": 1}] * 60}).encode()
         with pytest.raises(FlowOPDError) as caught:
             read_request(body, Limits())
-        assert len(str(caught.value)) < 400
-        assert "And 1997 more." in str(caught.value)
+        said = "items.1.image: Input should be a valid string. items.1.prompt: Field required."
+        assert str(caught.value) == said
+
+    def test_of_long_records_are_read(self) -> None:
+        """Commas are what values are counted by, and are in prompts as well."""
+        own = [PromptRecord("red, " * 300, meta={"box": list(range(2000))})] * 64
+        _, read = read_request(request_body(pictures(64), own), Limits())
+        assert read == own
+
+    @pytest.mark.parametrize(
+        ("first", "piece", "count", "last"),
+        [
+            ("[", "1,", 2**17, "1]}"),
+            ("[", "1,", 2**21, "1]}"),
+            ("[", '{"image": "a", "prompt": "b"},', 2**17, "1]}"),
+            ('[1], "0": [', '{"a":1},', 2**20, "1]}"),
+            ('[{"meta": [', "[],", 2**20, "1]}]}"),
+            ("", '{"a":', 2**20, ""),
+        ],
+    )
+    def test_take_little_more_memory_than_their_bytes(
+        self, first: str, piece: str, count: int, last: str
+    ) -> None:
+        """Each of some MiB in tiny values, read in a process whose most is looked at."""
+        program = f"""
+import resource
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.service.limits import Limits
+from flowopd.rewards.service.wire import read_request
+body = {('{"items": ' + first).encode()!r} + {piece.encode()!r} * {count} + {last.encode()!r}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_request(body, Limits())
+except FlowOPDError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        kibibytes = int(done.stdout) // (1024 if sys.platform == "darwin" else 1)
+        assert kibibytes < 30 * 1024
 
 
 class TestReplies:
@@ -190,14 +276,20 @@ class TestReplies:
         numbers = [float(number) for number in bits.view(np.float64) if math.isfinite(number)]
         numbers += [0.0, -0.0, 5e-324, 1.7976931348623157e308, 0.1, 1 / 3, 2**53 + 1.0]
         scores = [Scores({"value": number}) for number in numbers]
-        for sent, got in zip(numbers, read_reply(reply_body(scores)), strict=True):
+        for sent, got in zip(numbers, read_reply(reply_body(scores, "x")).scores, strict=True):
             value = got.values["value"]
             assert value is not None
             assert struct.pack("<d", value) == struct.pack("<d", sent)
 
     def test_missing_values_keep_their_reasons(self) -> None:
         score = Scores({"a": None, "b": 1.0}, {"a": "it is blind"}, {"seen": ["x", {"n": 3}]})
-        assert read_reply(reply_body([score])) == [score]
+        assert read_reply(reply_body([score], "one")) == Reply([score], "one")
+
+    def test_failures_are_told_from_values_that_are_missing(self) -> None:
+        reason = ({"a": None}, {"a": "no memory left"})
+        sent = [Scores(*reason), Failed(*reason)]
+        assert read_reply(reply_body(sent, "one")).scores == sent
+        assert Scores(*reason) != Failed(*reason)
 
     def test_details_are_made_to_fit(self) -> None:
         given = {

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from moody import Moody, Together
 
+from flowopd.errors import FlowOPDError
+from flowopd.rewards import UnavailableError
 from flowopd.rewards.work import calls
 from flowopd.rewards.work.calls import Failed, attempt
 from flowopd.tasks import PromptRecord
@@ -64,6 +66,38 @@ def test_what_may_be_gone_the_next_time_is_tried_again_a_few_times() -> None:
     scorer = Moody()
     assert tried(scorer, "raise") == ["ValueError: it says raise"]
     assert len(scorer.calls) == 1
+
+
+class Away(Moody):
+    """Its server is away from the call with this number on."""
+
+    def __init__(self, since: int) -> None:
+        super().__init__()
+        self.since = since
+
+    def score(self, images, records):
+        if len(self.calls) >= self.since:
+            self.calls.append([record.prompt for record in records])
+            raise UnavailableError("The server is away.")
+        return super().score(images, records)
+
+
+def test_what_is_about_the_whole_scorer_is_not_looked_for_in_the_images() -> None:
+    scorer = Away(0)
+    assert tried(scorer, *"abcdefgh") == ["The server is away."] * 8
+    assert len(scorer.calls) == 1
+
+
+def test_scores_from_before_the_scorer_was_away_are_kept() -> None:
+    scorer = Away(2)
+    away = "The server is away."
+    assert tried(scorer, "raise", "b", "c", "d") == [away, away, 10, 15]
+    assert [len(call) for call in scorer.calls] == [4, 2, 2]
+
+
+def test_errors_of_ours_are_said_in_their_own_words() -> None:
+    assert calls.in_words(FlowOPDError("There is no picture.")) == "There is no picture."
+    assert calls.in_words(FlowOPDError()) == "FlowOPDError"
 
 
 def test_long_errors_are_cut() -> None:

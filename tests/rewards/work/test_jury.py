@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moody import Moody, Together
+from moody import Far, Moody, Together
 
 from flowopd.config import build
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.settings import ScorerSpec
-from flowopd.rewards.work import Failed, Jury, jury
+from flowopd.rewards.work import Failed, Jury, jury, runners
 from flowopd.rewards.work.calls import attempt
 from flowopd.tasks import PromptRecord
 from flowopd.team import Alone
@@ -86,7 +86,8 @@ class TestInAThread:
         with Jury([(spec_of(), scorer)]) as jury_:
             thread = threading.Thread(target=ask)
             thread.start()
-            time.sleep(0.3)
+            assert until(lambda: len(begun) == 1 + jury.WAITING)
+            time.sleep(0.2)
             assert len(begun) == 1 + jury.WAITING
             scorer.go.set()
             thread.join(10)
@@ -120,6 +121,33 @@ class TestInAThread:
                 jury.call(scorer, *asked("a"))
         assert time.monotonic() - start < 5
         scorer.go.set()
+
+    def test_one_that_wants_to_end_the_process_gives_nothing(self) -> None:
+        class Leaving(Moody):
+            def score(self, images, records):
+                raise SystemExit(3)
+
+        scorer = Leaving()
+        with Jury([(spec_of(), scorer)]) as jury:
+            found = jury.call(scorer, *asked("a", "b")).result()
+            assert reasons(found) == ["SystemExit: 3"] * 2
+            assert reasons(jury.call(scorer, *asked("c")).result()) == ["SystemExit: 3"]
+
+    def test_closing_lets_it_give_back_what_it_holds(self) -> None:
+        class Holding(Moody):
+            closed = ""
+
+            def close(self):
+                self.closed = threading.current_thread().name
+
+        scorer = Holding()
+        with Jury([(spec_of(), scorer)]) as jury:
+            jury.call(scorer, *asked("a")).result()
+            assert not scorer.closed
+        assert until(lambda: scorer.closed == scorer.name)
+        with Jury([(spec_of(), idle := Holding())]):
+            pass
+        assert not idle.closed
 
     def test_an_empty_call(self) -> None:
         scorer = Moody()
@@ -180,15 +208,23 @@ class TestInProcesses:
         assert reason.startswith("what it found cannot be sent: ")
 
     def test_it_is_examined_there(self, far: tuple[Jury, Moody]) -> None:
-        (found,) = far[0].examine().values()
+        ((_, found),) = far[0].examine()
         assert (found.good, found.findings[0].what) == (True, "nothing")
+
+    def test_any_scorer_can_be_given_some(self) -> None:
+        spec = spec_of(f"{FILE}:Moody", processes=1)
+        scorer = spec.load()
+        with Jury([(spec, scorer)]) as jury:
+            (found,) = jury.call(scorer, *asked("a")).result()
+        assert found.detail["pid"] != os.getpid()
+        assert scorer.calls == []
 
     def test_one_that_cannot_be_loaded(self) -> None:
         spec = spec_of(f"{FILE}:Far", refuses=True, processes=1)
         with Jury([(spec, spec.load())]) as jury:
             with pytest.raises(FlowOPDError, match="'far' has no weights"):
                 jury.load()
-            (found,) = jury.examine().values()
+            ((_, found),) = jury.examine()
         assert found.problem == "The scorer 'far' has no weights."
 
 
@@ -256,17 +292,17 @@ class TestCutting:
 
         assert jury.Desk(spec_of(processes=3), Far())._cut(count) == parts
 
-    def test_processes_for_a_scorer_in_a_thread_are_refused(self) -> None:
-        with pytest.raises(FlowOPDError, match="works in a thread of this process; leave it out"):
-            spec_of(f"{FILE}:Moody", processes=2).load()
-
     def test_their_usual_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jury.os, "sched_getaffinity", lambda _: range(16), raising=False)
-        assert jury.usual_processes() == 4
+        monkeypatch.setattr(runners.os, "sched_getaffinity", lambda _: range(16), raising=False)
+        assert runners.usual_processes() == 4
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        assert jury.usual_processes() == 2
-        monkeypatch.setattr(jury.os, "sched_getaffinity", lambda _: range(2), raising=False)
-        assert jury.usual_processes() == 1
+        assert runners.usual_processes() == 2
+        monkeypatch.setattr(runners.os, "sched_getaffinity", lambda _: range(2), raising=False)
+        assert runners.usual_processes() == 1
+
+
+class ThreadedFar(Far):
+    workers = "threads"
 
 
 class TestChecks:
@@ -285,8 +321,27 @@ class TestChecks:
         from flowopd.rewards.work.checking import check_jury
 
         with Jury([(spec_of(), Moody())]) as jury:
-            found = check_jury(jury, Alone())["moody"]
+            ((name, found),) = check_jury(jury, Alone())
+        assert name == "moody"
         assert (found.good, found.checks_itself, found.findings) == (True, False, ())
+
+    def test_two_of_one_name_are_both_looked_at(self) -> None:
+        from flowopd.rewards.work.checking import check_jury
+
+        specs = [spec_of(f"{FILE}:Far", low=low) for low in (0.5, 0.0)]
+        with Jury([(spec, ThreadedFar(spec.load().settings)) for spec in specs]) as jury:
+            assert [name for name, _ in jury.examine()] == ["moody", "moody"]
+            with pytest.raises(FlowOPDError, match=r"nothing gave 0\.5, expected 0"):
+                check_jury(jury, Alone())
+
+    def test_one_that_hangs_is_a_problem(self) -> None:
+        class Slow(Moody):
+            def self_check(self):
+                time.sleep(3)
+
+        with Jury([(spec_of(timeout=0.2), Slow())]) as jury:
+            ((_, found),) = jury.examine()
+        assert found.problem == "it cannot be examined: it did not answer within 0.2 s"
 
     def test_a_check_that_raises_is_a_problem(self) -> None:
         class Odd(Moody):
@@ -294,7 +349,7 @@ class TestChecks:
                 raise ZeroDivisionError("by zero")
 
         with Jury([(spec_of(), Odd())]) as jury:
-            (found,) = jury.examine().values()
+            ((_, found),) = jury.examine()
         assert found.problem == "its self-check failed: ZeroDivisionError: by zero"
         assert not found.good
 
@@ -305,6 +360,6 @@ class TestChecks:
 
         scorer = Shows()
         with Jury([(spec_of(), scorer)]) as jury:
-            (found,) = jury.examine(speed=True).values()
+            ((_, found),) = jury.examine(speed=True)
         assert found.images_per_second > 0
         assert scorer.calls[0] == ["mine"] * 8

@@ -10,7 +10,7 @@ from flowopd.devices import pick_device
 from flowopd.rewards import model_files
 from flowopd.rewards.drawn import BLUE_CIRCLE, RED_SQUARE, check_alone, draw, noise, read, within
 from flowopd.rewards.network_scorer import NetworkScorer
-from flowopd.rewards.scorer import About, Finding, MetricInfo
+from flowopd.rewards.scorer import Finding, MetricInfo
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 if TYPE_CHECKING:
@@ -35,11 +35,9 @@ class AestheticScore(NetworkScorer[AestheticSettings, "Aesthetic"]):
     Settings = AestheticSettings
     name = "aesthetic"
     metrics: tuple[MetricInfo, ...] = (MetricInfo("aesthetic"),)
-    about = About(
-        models=("openai/clip-vit-large-patch14", "trl-lib/ddpo-aesthetic-predictor"),
-        licence="MIT (CLIP), Apache-2.0 (head)",
-        cost="1.7 GB to fetch, 1.2 GB of memory, 0.16 TFLOP a picture",
-    )
+    models = ("{model}", "{head}")
+    licence = "MIT (CLIP), Apache-2.0 (head)"
+    cost = "1.7 GB to fetch, 1.2 GB of memory, 0.16 TFLOP a picture"
 
     def _open(self) -> "Aesthetic":
         device, model = pick_device(self.settings.device), self.settings.model

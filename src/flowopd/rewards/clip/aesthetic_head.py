@@ -60,7 +60,7 @@ def load_rating(tensors: Tensors, where: Path, width: int) -> Any:
     first = tensors.get(f"layers.{LAYERS[0]}.weight")
     if first is not None and first.ndim == 2 and first.shape[1] != width:
         raise FlowOPDError(
-            f"The head {where} rates features of {first.shape[1]} numbers, and the CLIP before it "
-            f"gives {width}; use the CLIP that the head was made for."
+            f"The head in {where} rates features of {first.shape[1]} numbers, and the network "
+            f"before it gives {width}; a head needs the network that it was made for."
         )
     return fill(lambda: Rating(width), tensors, where)

@@ -10,7 +10,7 @@ from flowopd.devices import pick_device
 from flowopd.rewards import model_files
 from flowopd.rewards.drawn import check_pairs
 from flowopd.rewards.network_scorer import NetworkScorer
-from flowopd.rewards.scorer import About, Finding, MetricInfo
+from flowopd.rewards.scorer import Finding, MetricInfo
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ class ClipScore(NetworkScorer[ClipScoreSettings, "Clip"]):
     Settings = ClipScoreSettings
     name = "clipscore"
     metrics: tuple[MetricInfo, ...] = (MetricInfo("clipscore", scale=30.0),)
-    about = About(
-        models=("openai/clip-vit-large-patch14",),
-        licence="MIT",
-        cost="1.7 GB to fetch, 1.7 GB of memory, 0.17 TFLOP a picture",
-    )
+    models = ("{model}",)
+    licence = "MIT"
+    cost = "1.7 GB to fetch, 1.7 GB of memory, 0.17 TFLOP a picture"
 
     def _open(self) -> "Clip":
         device, model = pick_device(self.settings.device), self.settings.model

@@ -11,7 +11,7 @@ from flowopd.devices import pick_device
 from flowopd.rewards import model_files
 from flowopd.rewards.drawn import check_pairs
 from flowopd.rewards.network_scorer import NetworkScorer
-from flowopd.rewards.scorer import About, Finding, MetricInfo
+from flowopd.rewards.scorer import Finding, MetricInfo
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ class HPSv2(NetworkScorer[HPSv2Settings, "Clip"]):
     Settings = HPSv2Settings
     name = "hpsv2"
     metrics: tuple[MetricInfo, ...] = (MetricInfo("hpsv2", -1.0, 1.0),)
-    about = About(
-        models=("xswu/HPSv2", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K (tokenizer)"),
-        licence="Apache-2.0",
-        cost="3.9 GB to fetch, 3.9 GB of memory, 0.37 TFLOP a picture",
-    )
+    models = ("{model}", "{tokenizer} (tokenizer)")
+    licence = "Apache-2.0"
+    cost = "3.9 GB to fetch, 3.9 GB of memory, 0.37 TFLOP a picture"
 
     def _open(self) -> "Clip":
         device, settings = pick_device(self.settings.device), self.settings

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.checkpoints import fill, read_folder
+from flowopd.rewards.model_files import CONFIG
 
 Prepare = Callable[[NDArray[np.uint8]], Tensor]
 """Pictures [B, H, W, 3] as the network takes them."""
@@ -89,13 +90,24 @@ def load_model(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder."""
+    """The tokenizer of a folder, unless it is code that the folder brings along."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if _names_code(folder):
+            raise FlowOPDError(
+                f"The tokenizer in {folder} cannot be opened without code of its own (auto_map), "
+                "which is not run; name a folder with a tokenizer that transformers knows."
+            ) from error
         raise FlowOPDError(f"{folder} holds no tokenizer: {error}") from error
+
+
+def _names_code(folder: Path) -> bool:
+    files = [folder / name for name in (CONFIG, "tokenizer_config.json")]
+    texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
+    return any('"auto_map"' in text for text in texts)
 
 
 def load_prepare(folder: Path) -> Prepare:

@@ -10,7 +10,7 @@ from flowopd.devices import pick_device
 from flowopd.rewards import model_files
 from flowopd.rewards.drawn import check_pairs
 from flowopd.rewards.network_scorer import NetworkScorer
-from flowopd.rewards.scorer import About, Finding, MetricInfo
+from flowopd.rewards.scorer import Finding, MetricInfo
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ class PickScore(NetworkScorer[PickScoreSettings, "Clip"]):
     Settings = PickScoreSettings
     name = "pickscore"
     metrics: tuple[MetricInfo, ...] = (MetricInfo("pickscore", scale=26.0),)
-    about = About(
-        models=("yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
-        licence="MIT",
-        cost="3.9 GB to fetch, 3.9 GB of memory, 0.37 TFLOP a picture",
-    )
+    models = ("{model}", "{processor}")
+    licence = "MIT"
+    cost = "3.9 GB to fetch, 3.9 GB of memory, 0.37 TFLOP a picture"
 
     def _open(self) -> "Clip":
         device = pick_device(self.settings.device)

@@ -1,6 +1,6 @@
 """Drawn pictures for the self-check, of things that COCO has: signs, lamps, dials, and balls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import cos, pi, sin
 
 import numpy as np
@@ -9,8 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flowopd.rewards.composition import Box
 from flowopd.rewards.geneval.decisions import ColorClassifier, Detector
-from flowopd.rewards.geneval.detections import BACKGROUND, COUNTING_THRESHOLD, THRESHOLD
-from flowopd.rewards.scorer import Finding
+from flowopd.rewards.geneval.detections import (
+    BACKGROUND,
+    COUNTING_THRESHOLD,
+    THRESHOLD,
+    Detection,
+)
+from flowopd.rewards.scorer import Finding, Scorer
 from flowopd.tasks.prompts import PromptRecord
 
 SIDE = 512
@@ -20,26 +25,51 @@ BALL = "sports ball"
 PAINTS = {"red": "#d81818", "green": "#12962c", "blue": "#1438d2", "yellow": "#f5dc14"}
 ENOUGH_COLORS = 3
 LEAST_OVERLAP = 0.3  # a lamp is narrower than the place, and may be seen with its post
+CLEARLY = 0.1  # by how much surer a drawing is seen for what it is than for another
+ABSENT = "zebra"
 
 Pen = ImageDraw.ImageDraw
 
 
-def check_drawings(detector: Detector) -> Finding:
-    """Whether a detector sees at least one of three drawings for what it is, where it is.
+def known(detector: Detector) -> list[str]:
+    """The drawings that a detector sees for what they are, where they are, the surest first.
 
-    One that sees nothing, or somewhere else, would score every picture alike.
+    It has to be clearly surer of that than of any other drawing there, and than of that in any
+    other drawing.
     """
+    names = list(DRAWINGS)
     images = np.stack([picture(draw) for draw in DRAWINGS.values()])
-    seen = 0
-    for name, found in zip(DRAWINGS, detector(images), strict=True):
-        overlaps = [
-            overlap(one.box, PLACE)
-            for one in found or ()
-            if one.name == name and one.score > THRESHOLD
+    # What is drawn, by what it is seen as.
+    sure = np.array([[_sure(found, name) for name in names] for found in detector(images)])
+    right = sure.diagonal()
+    wrong = sure * (1 - np.eye(len(names)))
+    clearly = right - np.maximum(wrong.max(0), wrong.max(1)) >= CLEARLY
+    seen = np.flatnonzero((right > THRESHOLD) & clearly)
+    return [names[i] for i in sorted(seen, key=lambda i: -right[i])]
+
+
+def check_drawings(known: Sequence[str]) -> Finding:
+    """Whether at least one of three drawings is seen for what it is, by `known`.
+
+    A detector that sees nothing, somewhere else, or the same everywhere would score every picture
+    alike.
+    """
+    what = f"drawings of a {', a '.join(DRAWINGS)}: how many are told from each other"
+    return Finding(what, float(len(known)), f"1 to {len(DRAWINGS)}", len(known) >= 1)
+
+
+def check_scores(scorer: Scorer, known: Sequence[str]) -> list[Finding]:
+    """Whether drawings that the detector knows score by their own names, and by another not."""
+    findings = []
+    for name in known:
+        images = np.stack([picture(DRAWINGS[name])] * 2)
+        scores = scorer.score(images, [_asking_for(name), _asking_for(ABSENT)])
+        right, wrong = (score.values["geneval"] for score in scores)
+        findings += [
+            Finding(f"geneval of a drawn {name}", right, "1", right == 1),
+            Finding(f"geneval of the same, where a {ABSENT} is asked for", wrong, "0", wrong == 0),
         ]
-        seen += max(overlaps, default=0) >= LEAST_OVERLAP
-    what = f"drawings of a {', a '.join(DRAWINGS)}: how many are seen there"
-    return Finding(what, float(seen), f"1 to {len(DRAWINGS)}", seen >= 1)
+    return findings
 
 
 def check_nothing(detector: Detector) -> Finding:
@@ -87,6 +117,21 @@ def overlap(a: Box, b: Box) -> float:
     height = min(a.bottom, b.bottom) - max(a.top, b.top)
     shared = max(width, 0) * max(height, 0)
     return shared / (a.size[0] * a.size[1] + b.size[0] * b.size[1] - shared)
+
+
+def _sure(found: Sequence[Detection] | None, name: str) -> float:
+    """The highest score of a class in the place."""
+    scores = [
+        one.score
+        for one in found or ()
+        if one.name == name and overlap(one.box, PLACE) >= LEAST_OVERLAP
+    ]
+    return max(scores, default=0.0)
+
+
+def _asking_for(name: str) -> PromptRecord:
+    meta = {"include": [{"class": name, "count": 1}]}
+    return PromptRecord(f"a photo of a {name}", "geneval", "single_object", meta)
 
 
 def _stop_sign(pen: Pen) -> None:

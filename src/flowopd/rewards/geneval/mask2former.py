@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.checkpoints import refuse
+from flowopd.rewards.checkpoints import read_folder, refuse
 from flowopd.rewards.geneval.detections import THRESHOLD, Detection, box_of
 from flowopd.rewards.geneval.names import names_of
 from flowopd.rewards.model_files import CONFIG
@@ -71,21 +71,40 @@ class Mask2Former:
 
 
 def load_mask2former(folder: Path, name: str, device: Any, short_side: int) -> Mask2Former:
-    """The detector of a folder that transformers saved; whatever it lacks is refused."""
+    """The detector of a folder that transformers saved, in float32; what it lacks is refused.
+
+    transformers puts the tensors in: the names that it saves are not those of its network.
+    """
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-    kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    if kind != Mask2FormerConfig.model_type:
-        raise FlowOPDError(f"The detector {name} is a {kind!r}, and should be a 'mask2former'.")
+    _check_kind(folder, name, Mask2FormerConfig.model_type)
+    tensors = read_folder(folder)
     try:
         model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True
+            None,
+            config=Mask2FormerConfig.from_pretrained(folder),
+            state_dict=tensors,
+            output_loading_info=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise FlowOPDError(f"The detector {name} cannot be read: {reason}") from error
     refuse(folder, [*map(str, report["missing_keys"]), *map(str, report["mismatched_keys"])], [])
-    return Mask2Former(model.to(device).requires_grad_(False).eval(), name, short_side)
+    return Mask2Former(model.float().to(device).requires_grad_(False).eval(), name, short_side)
+
+
+def _check_kind(folder: Path, name: str, wanted: str) -> None:
+    """Refuse the configuration of another network, or none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlowOPDError(
+            f"The detector {name} has a {CONFIG} that cannot be read: {error}. Download it again."
+        ) from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != wanted:
+        raise FlowOPDError(f"The detector {name} is a {kind!r}, and should be a {wanted!r}.")
 
 
 def seen_size(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -52,19 +52,26 @@ class GenEval:
     )
     tasks: frozenset[str] | None = frozenset({"geneval"})
     grouped = False
-    about = About(
-        models=(DETECTOR, CLIP),
-        licence="MIT (GenEval, Mask2Former, CLIP)",
-        cost="2.0 GB to fetch, 2.0 GB of memory and 0.9 GB for each picture of a batch, "
-        "0.44 TFLOP a picture and 0.16 for each object whose colour is asked for",
-    )
 
     def __init__(self, settings: GenEvalSettings | None = None) -> None:
         self.settings = settings or GenEvalSettings()
         self._parts: tuple[Detector, ColorClassifier] | None = None
 
+    @property
+    def about(self) -> About:
+        licence = "MIT (GenEval, Mask2Former, CLIP)"
+        cost = (
+            "2.0 GB to fetch, 2.0 GB of memory and 0.9 GB for each picture of a batch, "
+            "0.44 TFLOP a picture and 0.16 for each object whose colour is asked for"
+        )
+        return model_files.about(self.settings, ("{detector}", "{clip}"), licence, cost)
+
     def load(self) -> None:
         self._ready()
+
+    def close(self) -> None:
+        """Give the networks' memory back."""
+        self._parts = None
 
     def check(self, record: PromptRecord) -> None:
         check_metadata(record)
@@ -79,8 +86,10 @@ class GenEval:
 
     def self_check(self) -> list[Finding]:
         detector, classifier = self._ready()
+        known = drawn.known(detector)
         return [
-            drawn.check_drawings(detector),
+            drawn.check_drawings(known),
+            *drawn.check_scores(self, known[:1]),
             drawn.check_nothing(detector),
             drawn.check_colors(classifier),
         ]

@@ -10,7 +10,7 @@ from flowopd.devices import pick_device
 from flowopd.rewards import model_files
 from flowopd.rewards.drawn import check_pairs
 from flowopd.rewards.network_scorer import NetworkScorer
-from flowopd.rewards.scorer import About, Finding, MetricInfo
+from flowopd.rewards.scorer import Finding, MetricInfo
 from flowopd.rewards.settings import ModelPlace, ScorerSettings
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ class ImageReward(NetworkScorer[ImageRewardSettings, "Reader"]):
     Settings = ImageRewardSettings
     name = "imagereward"
     metrics: tuple[MetricInfo, ...] = (MetricInfo("imagereward"),)
-    about = About(
-        models=("THUDM/ImageReward", "google-bert/bert-base-uncased (tokenizer)"),
-        licence="Apache-2.0 (BLIP: BSD-3-Clause)",
-        cost="1.8 GB to fetch, 1.8 GB of memory, 0.14 TFLOP a picture",
-    )
+    models = ("{model}", "{tokenizer} (tokenizer)")
+    licence = "Apache-2.0 (BLIP: BSD-3-Clause)"
+    cost = "1.8 GB to fetch, 1.8 GB of memory, 0.14 TFLOP a picture"
 
     def _open(self) -> "Reader":
         device, settings = pick_device(self.settings.device), self.settings

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flowopd.errors import FlowOPDError
 from flowopd.rewards.judges.settings import JudgeSettings
+from flowopd.rewards.scorer import UnavailableError
 from flowopd.rewards.service.retry import backoff, retry_after
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ LIST_SECONDS = 20.0
 REFUSED = (401, 403, 404)
 PASSING = (408, 409, 425, 429)
 """Statuses that may be another the next time, as those from 500 are."""
+WHOLE = ("stop", "eos_token", "stop_sequence", "end_turn")
+"""How servers say that a reply came to its end. Any other word, as `length`, says it did not."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the judge said; `text` is None where it said nothing, and `trouble` says why."""
+    """What the judge said, all of it; otherwise `trouble` says why it did not.
+
+    `text` is what there is of a reply that was cut off, and None where there is nothing.
+    """
 
     text: str | None
     trouble: str = ""
-    cut: bool = False
-    """The reply was cut off at the number of tokens allowed."""
     unheard: bool = False
     """There was no answer to any try."""
 
@@ -72,19 +75,21 @@ class Endpoint:
         try:
             answer = await self._sent("GET", "/models", LIST_SECONDS)
         except PassingError as error:
-            raise FlowOPDError(self._unreachable(str(error))) from None
+            raise UnavailableError(self._unreachable(str(error))) from None
         if answer.status_code in (401, 403):
             raise self._refused(answer)
         known = _names(answer) if answer.status_code == 200 else []
         if known and self._settings.model not in known:
-            raise FlowOPDError(
+            raise UnavailableError(
                 f"The judge {self._name!r}: {self._settings.base_url} has no model "
                 f"{self._settings.model!r}; it has {', '.join(known[:10])}."
             )
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer for each. Where not a single one could be had, that is an error."""
-        tasks = [asyncio.create_task(self._one(question)) for question in questions]
+        """One answer for each, in `call_seconds`. Where there was not a single one, that is an
+        error."""
+        end = asyncio.get_running_loop().time() + self._settings.call_seconds
+        tasks = [asyncio.create_task(self._one(question, end)) for question in questions]
         try:
             answers = await asyncio.gather(*tasks)
         except BaseException:
@@ -93,21 +98,29 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
         if answers and all(answer.unheard for answer in answers):
-            raise FlowOPDError(self._unreachable(answers[0].trouble))
+            raise UnavailableError(self._unreachable(answers[0].trouble))
         return answers
 
-    async def _one(self, question: Question) -> Answer:
-        async with self._places:
-            image, trouble = await asyncio.to_thread(question.image), ""
-            body, tries = self._body(question.text, image), self._settings.attempts
-            for failures in range(tries):
-                try:
-                    return await self._answered(body, failures)
-                except PassingError as error:
-                    trouble = str(error)
-                    if failures + 1 < tries:
-                        await asyncio.sleep(error.seconds or backoff(failures))
-            return Answer(None, f"no answer in {tries} tries; the last: {trouble}", unheard=True)
+    async def _one(self, question: Question, end: float) -> Answer:
+        tries, troubles = self._settings.attempts, list[str]()
+        try:
+            async with asyncio.timeout_at(end), self._places:
+                image = await asyncio.to_thread(question.image)
+                body = self._body(question.text, image)
+                while True:
+                    try:
+                        return await self._answered(body, len(troubles))
+                    except PassingError as error:
+                        troubles.append(str(error))
+                        if len(troubles) == tries:
+                            break
+                        await asyncio.sleep(error.seconds or backoff(len(troubles) - 1))
+            why = f"in {tries} tries"
+        except TimeoutError:
+            seconds = self._settings.call_seconds
+            why = f"within the {seconds:g} seconds of its call (call_seconds)"
+        last = f"; the last: {troubles[-1]}" if troubles else ""
+        return Answer(None, f"no answer {why}{last}", unheard=True)
 
     async def _answered(self, body: dict[str, Any], failures: int) -> Answer:
         answer = await self._sent("POST", "/chat/completions", self._settings.request_seconds, body)
@@ -122,9 +135,12 @@ class Endpoint:
             text, reason = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise PassingError(f"an answer without a message: {answer.text[:200]}") from None
+        hint = ": raise max_tokens" if reason == "length" else ""
         if not isinstance(text, str):
-            return Answer(None, f"the message has no text (it ended with {reason!r})")
-        return Answer(text, cut=reason == "length")
+            return Answer(None, f"the message has no text (it ended with {reason!r}{hint})")
+        if reason and reason not in WHOLE:
+            return Answer(text, f"the reply was cut off (it ended with {reason!r}{hint})")
+        return Answer(text)
 
     async def _sent(
         self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None
@@ -138,7 +154,9 @@ class Endpoint:
         except TimeoutError:
             raise PassingError(f"no answer within {seconds:g} seconds") from None
         except httpx.InvalidURL as error:
-            raise FlowOPDError(f"The judge {self._name!r}: {url} is no address: {error}.") from None
+            raise UnavailableError(
+                f"The judge {self._name!r}: {url} is no address: {error}."
+            ) from None
         except httpx.HTTPError as error:
             words = " ".join(str(error).split())
             raise PassingError(f"{type(error).__name__}: {words}") from None
@@ -164,13 +182,13 @@ class Endpoint:
             "Start the server, or mend base_url."
         )
 
-    def _refused(self, answer: "httpx.Response") -> FlowOPDError:
+    def _refused(self, answer: "httpx.Response") -> UnavailableError:
         hint = (
             f" The key is taken from the environment's {self._settings.api_key_env}."
             if answer.status_code != 404
             else f" It may have no model {self._settings.model!r}."
         )
-        return FlowOPDError(
+        return UnavailableError(
             f"The judge {self._name!r} is refused by {self._settings.base_url}: "
             f"{_said(answer)}.{hint}"
         )

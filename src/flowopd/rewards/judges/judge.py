@@ -17,7 +17,7 @@ from flowopd.errors import FlowOPDError
 from flowopd.rewards.judges.chat import Answer, Endpoint, Question
 from flowopd.rewards.judges.rubric import own_rubric, read_rubric
 from flowopd.rewards.judges.settings import JudgeSettings
-from flowopd.rewards.scorer import About, Finding, MetricInfo, Scores
+from flowopd.rewards.scorer import About, Finding, MetricInfo, Scores, UnavailableError
 from flowopd.rewards.service.background import Background
 from flowopd.tasks.prompts import PromptRecord
 
@@ -31,7 +31,6 @@ class Judge:
     """Subclasses name themselves, their metric, and the rubric that comes with the package."""
 
     name: ClassVar[str]
-    scale: ClassVar[float] = 1.0
     version = 1
     tasks: frozenset[str] | None = None
     grouped = False
@@ -43,7 +42,8 @@ class Judge:
             self.version = self.rubric.version
         else:
             self.rubric = read_rubric(settings.rubric)
-        self.metrics = (MetricInfo(self.name, self.rubric.low, self.rubric.high, scale=self.scale),)
+        rubric = self.rubric
+        self.metrics = (MetricInfo(self.name, rubric.low, rubric.high, scale=rubric.scale),)
         self._background: Background | None = None
         self._endpoint: Endpoint | None = None
 
@@ -96,7 +96,7 @@ class Judge:
     def _ready(self) -> tuple[Background, Endpoint]:
         if self._background is None or self._endpoint is None or not self._background.alive:
             if find_spec("httpx") is None:
-                raise FlowOPDError(
+                raise UnavailableError(
                     f"The judge {self.name!r} needs the package 'httpx': "
                     "pip install 'flowopd[service]'."
                 )
@@ -117,11 +117,12 @@ class Judge:
             return Scores({self.name: None}, {self.name: answer.trouble})
         detail: dict[str, Any] = {"reply": answer.text}
         try:
+            if answer.trouble:
+                raise FlowOPDError(answer.trouble)
             value = self.rubric.score(answer.text)
         except FlowOPDError as error:
-            cut = " (it was cut off: raise max_tokens)" if answer.cut else ""
             end = " ".join(answer.text.split())[-EXCERPT:]
-            return Scores({self.name: None}, {self.name: f"{error}{cut}: ...{end}"}, detail)
+            return Scores({self.name: None}, {self.name: f"{error}: ...{end}"}, detail)
         return Scores({self.name: value}, detail={**self.rubric.others(answer.text), **detail})
 
     def _keep(self, records: Sequence[PromptRecord], scores: Sequence[Scores]) -> None:

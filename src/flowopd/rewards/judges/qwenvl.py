@@ -14,7 +14,7 @@ class QwenVL(Judge):
     """The overall score of our rubric, 1 to 5; the other two are kept beside it."""
 
     Settings = QwenVLSettings
-    name, scale = "qwenvl", 5.0
+    name = "qwenvl"
 
     def __init__(self, settings: QwenVLSettings | None = None) -> None:
         super().__init__(settings or QwenVLSettings())

@@ -4,16 +4,27 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, FiniteFloat, model_validator
 
 from flowopd.config import Config, build
 from flowopd.errors import FlowOPDError
 
 CAPTION = "{caption}"
-THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-NUMBER = r"(\d+(?:\.\d+)?)(?!\.?\d)(?:\s*/\s*(\d+(?:\.\d+)?))?(?!\s*[-–]\s*\d)"
+THOUGHT = r"[<\[◁]{}think(?:ing)?[>\]▷]"
+NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+CLOSING = r"[*_)\]}\"'`”’ \t\r\xa0]*+"
+HIGHEST = rf"(?:{CLOSING}\(?(?:/|\bout of\b)[*_ ]*{NUMBER})?"
+TAGS = r"(?:</\w+>\s*?|<\|\w+\|>\s*?)*"
+VALUE = re.compile(
+    rf"[*_\s\[({{\"'`“‘]*(-?){NUMBER}{HIGHEST}{CLOSING}\.?{CLOSING}{TAGS}$",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A number, perhaps with the highest that it could be, and nothing but closing marks behind it in
+its line: `4.5`, `**4**/5`, `4 out of 5.`; and not `4 or 5`, `4,5`, `4%`, `4 maybe`."""
+EXCERPT = 40
 
 
 class Head(Config):
@@ -25,8 +36,18 @@ class Head(Config):
     """What stands before the score in a reply."""
     others: tuple[str, ...] = ()
     """What stands before numbers that are kept beside it."""
-    low: float
-    high: float
+    low: FiniteFloat
+    high: FiniteFloat
+    scale: FiniteFloat | None = Field(None, gt=0)
+    """What a reward divides the score by, if it says nothing else; left out: `high`."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"its low, {self.low:g}, should be less than its high, {self.high:g}")
+        if self.scale is None and self.high <= 0:
+            raise ValueError("it should say its scale, for its high is not more than 0")
+        return self
 
 
 class Rubric:
@@ -34,6 +55,7 @@ class Rubric:
 
     def __init__(self, head: Head, text: str) -> None:
         self.version, self.low, self.high = head.version, head.low, head.high
+        self.scale = head.high if head.scale is None else head.scale
         self._label, self._others, self._text = head.score, head.others, text
 
     def question(self, caption: str) -> str:
@@ -57,12 +79,16 @@ class Rubric:
         return found
 
     def _number(self, label: str, reply: str) -> float:
-        said = THOUGHT.sub("", reply)
-        pattern = rf"\b{re.escape(label)}\b[*_\s]*[:=][*_\s\[(]*{NUMBER}"
-        matches = re.findall(pattern, said, re.IGNORECASE)
-        if not matches:
+        begin = rf"(?<![\w-]){re.escape(label)}[*_\s\"'`)]*[:=：]"
+        said = _spoken(reply)
+        ends = [found.end() for found in re.finditer(begin, said, re.IGNORECASE)]
+        if not ends:
             raise FlowOPDError(f"the reply has no '{label}: x'")
-        number, of = matches[-1]
+        found = VALUE.match(said, ends[-1])
+        if found is None:
+            line = said[ends[-1] :].strip().partition("\n")[0][:EXCERPT]
+            raise FlowOPDError(f"the reply's {label} is {line!r}, which is no single number")
+        number, of = found[1] + found[2], found[3]
         if of and float(of) != self.high:
             raise FlowOPDError(f"the reply's {label} is out of {of}, and not out of {self.high:g}")
         if not self.low <= float(number) <= self.high:
@@ -70,6 +96,13 @@ class Rubric:
                 f"the reply's {label} is {number}, and not from {self.low:g} to {self.high:g}"
             )
         return float(number)
+
+
+def _spoken(reply: str) -> str:
+    """What was not only thought. The beginning of a thought may stand in the chat template, and
+    not in the reply."""
+    after = re.split(THOUGHT.format("/"), reply, flags=re.IGNORECASE)[-1]
+    return re.split(THOUGHT.format(""), after, flags=re.IGNORECASE)[0]
 
 
 def own_rubric(name: str) -> Rubric:

@@ -17,6 +17,7 @@ class JudgeSettings(ScorerSettings):
         "api_key_env",
         "concurrency",
         "request_seconds",
+        "call_seconds",
         "attempts",
         "replies",
     }
@@ -39,6 +40,9 @@ class JudgeSettings(ScorerSettings):
     """Requests at the same time."""
     request_seconds: float = Field(120.0, gt=0)
     """In which an answer has to be there."""
+    call_seconds: float = Field(540.0, gt=0)
+    """In which all answers of a call have to be there; those that are not are missing. It should
+    be less than the scorer's `timeout`, after which the others would be lost, too."""
     attempts: int = Field(4, ge=1)
     """Tries of a request that fails for the moment."""
     replies: FilePath | None = None

@@ -10,20 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowopd.errors import FlowOPDError
+from flowopd.rewards.ocr.drawn import drawn_text
 
 DETECTION = "PP-OCRv6_det_small.onnx"
 RECOGNITION = "PP-OCRv6_rec_small.onnx"
 
-# The engine's own defaults, said here so that another version of it reads the same.
+# All that a reading depends on, said here so that another version of the engine reads the same.
+# These are the defaults of rapidocr 3.10, except for use_cls.
 READING = {
     "Global.text_score": 0.5,  # the least confidence of a line that counts
+    "Global.use_det": True,
     "Global.use_cls": False,  # lines are not turned upside down
+    "Global.use_rec": True,
+    "Global.use_preprocess_img": True,
+    "Global.min_side_len": 30,
     "Global.max_side_len": 2000,
+    "Global.use_vertical_padding": True,
+    "Global.min_height": 30,
+    "Global.width_height_ratio": 8,
     "Det.limit_side_len": 736,
     "Det.limit_type": "min",
+    "Det.mean": [0.5, 0.5, 0.5],
+    "Det.std": [0.5, 0.5, 0.5],
     "Det.thresh": 0.3,
     "Det.box_thresh": 0.5,
+    "Det.max_candidates": 1000,
     "Det.unclip_ratio": 1.6,
+    "Det.use_dilation": True,
+    "Det.score_mode": "fast",
+    "Rec.rec_img_shape": [3, 48, 320],
+    "Rec.rec_batch_num": 6,  # lines that are read together are made equally long
 }
 QUIET = {
     "Global.log_level": "error",
@@ -43,8 +59,17 @@ def engine() -> "Engine":
 
 @cache
 def _started() -> "Engine":
+    """An engine that has read a text, for not before that does it open its models."""
     check_installed()
-    return Engine()
+    try:
+        started = Engine()
+        started.read(drawn_text("Open"))
+    except Exception as error:  # those of onnxruntime have nothing else in common
+        raise FlowOPDError(
+            f"The engine of 'ocr' cannot be started: {type(error).__name__}: {error} Install it "
+            "again: pip install --force-reinstall rapidocr onnxruntime."
+        ) from error
+    return started
 
 
 class Engine:

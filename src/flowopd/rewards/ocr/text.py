@@ -8,6 +8,8 @@ from flowopd.errors import FlowOPDError
 from flowopd.tasks.prompts import PromptRecord
 
 FIELDS = ("target", "text")
+LONGEST = 2000
+"""Characters that may be asked for; no picture has as many."""
 STRAIGHT = '"'
 PAIRS = {"“": "”", "„": "“”", "«": "»", "「": "」", "『": "』", "＂": "＂"}
 
@@ -17,7 +19,7 @@ def target_of(record: PromptRecord) -> str:
     for field in FIELDS:
         if field in record.meta:
             target = record.meta[field]
-            if not isinstance(target, str) or not plain(target):
+            if not isinstance(target, str) or not _is_text(target):
                 raise FlowOPDError(f"its {field!r} is {target!r}; it should be a text.")
             return target
     target = quoted(record.prompt)
@@ -25,9 +27,18 @@ def target_of(record: PromptRecord) -> str:
         raise FlowOPDError(
             "it has no text in double quotes, and no 'target' that says what should be written."
         )
-    if not plain(target):
+    if not _is_text(target):
         raise FlowOPDError("there is nothing between its first pair of double quotes.")
     return target
+
+
+def _is_text(target: str) -> bool:
+    """Whether anything is left of it as texts are compared; refused if it is endless."""
+    if len(target) > LONGEST:
+        raise FlowOPDError(
+            f"the text to be written has {len(target)} characters, and may have {LONGEST}."
+        )
+    return bool(plain(target))
 
 
 def quoted(prompt: str) -> str | None:
@@ -35,13 +46,12 @@ def quoted(prompt: str) -> str | None:
     parts = prompt.split(STRAIGHT)
     if len(parts) > 2:
         return parts[1]
-    starts = [place for place, mark in enumerate(prompt) if mark in PAIRS]
-    for start in starts:
-        closing = PAIRS[prompt[start]]
-        ends = (i for i in range(start + 1, len(prompt)) if prompt[i] in closing)
-        end = next(ends, None)
-        if end is not None:
-            return prompt[start + 1 : end]
+    last = {mark: prompt.rfind(mark) for closing in PAIRS.values() for mark in closing}
+    for start, mark in enumerate(prompt):
+        closing = PAIRS.get(mark, "")
+        if any(last[end] > start for end in closing):
+            ends = (prompt.find(end, start + 1) for end in closing)
+            return prompt[start + 1 : min(end for end in ends if end >= 0)]
     return None
 
 

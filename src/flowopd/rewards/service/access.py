@@ -15,6 +15,10 @@ SHORTEST = 16
 
 def find_token(token: str | None, token_file: Path | None) -> str | None:
     """The token that was given, that a file holds, or that the environment has."""
+    if token is not None and token_file is not None:
+        raise FlowOPDError(
+            "There is a token, and a file with a token (--token, --token-file); give one of them."
+        )
     if token is None and token_file is not None:
         try:
             token = token_file.read_text(encoding="utf-8").strip()

@@ -5,11 +5,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from flowopd import __version__
-from flowopd.rewards.service.gate import Gate, GoneError, RefusedError, refusal
+from flowopd.rewards.service.gate import LOCALHOST, Gate, GoneError, RefusedError, refusal
 from flowopd.rewards.service.scoring import Service
 from flowopd.rewards.service.wire import (
     AboutReply,
@@ -24,7 +24,7 @@ COMPONENTS = "#/components/schemas/"
 WORDS = {
     400: "This is no valid HTTP request.",
     401: "The token is missing or wrong.",
-    403: "A server without a token is called by a name of its machine.",
+    403: "A server without a token is called by a name of its machine, and by no web page.",
     408: "The request came too slowly.",
     413: "The request is too large.",
     415: "The body is not JSON.",
@@ -40,13 +40,19 @@ def _answers(*statuses: int) -> dict[int | str, Body]:
     return {status: {"model": Refusal, "description": WORDS[status]} for status in statuses}
 
 
-def application(service: Service, token: str | None) -> Gate:
+def application(service: Service, token: str | None, name: str = LOCALHOST) -> Gate:
     """The ASGI application of a service, with the gate before it."""
-    app = FastAPI(title="flowopd reward", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="flowopd reward",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     _add_errors(app)
     _add_paths(app, service)
     app.openapi = _schema(app, token is not None)  # type: ignore[method-assign]
-    return Gate(app, service.limits, token, service.counters)
+    return Gate(app, service.limits, token, service.counters, name)
 
 
 def _add_paths(app: FastAPI, service: Service) -> None:
@@ -115,8 +121,11 @@ def _add_errors(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         sentence = f"{request.method} {request.url.path}: {error.detail}."
-        return JSONResponse(
-            {"error": sentence}, status_code=error.status_code, headers=error.headers
+        return Response(
+            refusal(sentence),
+            status_code=error.status_code,
+            headers=error.headers,
+            media_type="application/json",
         )
 
 

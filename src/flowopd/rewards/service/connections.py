@@ -1,15 +1,19 @@
-"""HTTP connections that cannot be held open for nothing, and errors that are sentences."""
+"""uvicorn, with connections that cannot be held open for nothing, and errors that are sentences."""
 
 import asyncio
 from http import HTTPStatus
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flowopd.rewards.service.gate import COME_BACK, refusal
+from flowopd.rewards.service.app import application
+from flowopd.rewards.service.gate import COME_BACK, LOCALHOST, refusal
 from flowopd.rewards.service.limits import Limits
+from flowopd.rewards.service.scoring import Service
 
+IDLE_SECONDS, GRACE_SECONDS = 30, 10
 LARGEST_HEADER = 16 * 1024
 
 
@@ -77,6 +81,19 @@ class Guarded(H11Protocol):
         self.transport.close()
 
 
-def guarded(limits: Limits) -> Any:
-    """The protocol for a server with these limits."""
-    return type("Guarded", (Guarded,), {"limits": limits})
+def assembled(service: Service, token: str | None, name: str = LOCALHOST) -> uvicorn.Server:
+    """A server that is not started yet; ``name`` is what it is called by."""
+    http: Any = type("Guarded", (Guarded,), {"limits": service.limits})
+    config = uvicorn.Config(
+        application(service, token, name),
+        http=http,
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=LARGEST_HEADER,
+    )
+    return uvicorn.Server(config)

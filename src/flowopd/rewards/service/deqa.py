@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from flowopd.rewards.scorer import About, MetricInfo
-from flowopd.rewards.service.asked import ServerSettings
 from flowopd.rewards.service.remote import ServedScorer
+from flowopd.rewards.service.remote_settings import ServerSettings
 from flowopd.tasks.prompts import PromptRecord
 
 PORT = 8101

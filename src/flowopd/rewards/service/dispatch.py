@@ -3,32 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import Scores
+from flowopd.rewards.scorer import Scores, UnavailableError
+from flowopd.rewards.service.jobs import Job, Jobs, Request
 from flowopd.rewards.service.replica import BusyError, DownError, Replica
 
 Encode = Callable[[Sequence[int]], bytes]
-
-
-@dataclass(eq=False)
-class Job:
-    """Pictures that are sent together."""
-
-    pictures: Sequence[int]
-    scores: list[Scores] | None = None
-    failures: int = 0
-    running: "dict[asyncio.Task[list[Scores]], Replica]" = field(default_factory=dict)
-    since: float = 0.0
-    """When it was sent last."""
-
-    @property
-    def done(self) -> bool:
-        return self.scores is not None
+TOO_SMALL = "it takes no pictures as large, or not as many together"
 
 
 @dataclass(frozen=True)
@@ -43,13 +28,19 @@ class Patience:
     """For which all servers may be away."""
     busy_seconds: float
     """For which all servers may be too busy."""
+    call_seconds: float
+    """For which all of it may take."""
+
+
+class StoppedError(Exception):
+    """Why no more is asked."""
 
 
 class Dispatch:
-    """The jobs of one call.
+    """The jobs of one call, given to servers until all are done or there is no hope.
 
-    A job waits, or is out with one server (two, when it takes long and another is idle). It comes
-    back when a server fails; the first answer counts, and the other request is cancelled.
+    The first answer counts, and the other request for the same job is cancelled. ``room``: how many
+    pictures of the call a server takes in a request.
     """
 
     def __init__(
@@ -59,76 +50,102 @@ class Dispatch:
         encode: Encode,
         missing: Callable[[str], Scores],
         patience: Patience,
+        room: Callable[[Replica], int],
     ) -> None:
-        self.replicas, self.jobs, self.patience = replicas, jobs, patience
-        self._encode, self._missing = encode, missing
-        self._waiting = deque(jobs)
-        self._changed = asyncio.Event()
+        self.replicas, self.patience = replicas, patience
+        self.jobs = Jobs(
+            jobs,
+            missing,
+            attempts=patience.attempts,
+            hedge_seconds=patience.hedge_seconds,
+        )
+        self._encode, self._room = encode, room
+        self._largest = max(len(unit) for job in jobs for unit in job.units)
+        self._requests: set[Request] = set()
+        self._too_small: set[Replica] = set()
+        self._answered = False
         self._alive = self._progress = time.monotonic()
 
-    async def run(self) -> None:
-        """Until every job has its scores."""
-        workers = [
+    async def run(self) -> dict[int, Scores]:
+        """The scores of all pictures, or why some have none; an error if no server gave any."""
+        workers = {
             asyncio.create_task(self._work(replica))
             for replica in self.replicas
             for _ in range(self.patience.connections)
-        ]
+        }
         try:
-            while not all(job.done for job in self.jobs):
-                changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({changed, *workers}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-                for worker in workers:
-                    if worker.done():
-                        worker.result()
+            async with asyncio.timeout(self.patience.call_seconds):
+                await self._all_done(workers)
+        except TimeoutError:
+            self.jobs.stop(self._too_late())
+        except StoppedError as error:
+            self.jobs.stop(str(error))
         finally:
-            await _cancelled([*workers, *self._requests()])
+            await _cancelled([*workers, *self._requests])
+        if not self._answered:
+            raise UnavailableError(self.jobs.problem)
+        return self.jobs.found
+
+    async def _all_done(self, workers: set[asyncio.Task[None]]) -> None:
+        at_work = set(workers)
+        while not self.jobs.done:
+            changed = asyncio.create_task(self.jobs.changed.wait())
+            try:
+                done, _ = await asyncio.wait(
+                    {changed, *at_work}, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
+            for worker in done & at_work:
+                worker.result()
+            at_work -= done
 
     async def _work(self, replica: Replica) -> None:
         while True:
             try:
                 await replica.join()
             except (DownError, FlowOPDError):
-                self._check_silence()
+                self._check_hope()
                 continue
             self._alive = time.monotonic()
-            job = await self._next(replica)
-            try:
-                await self._send(job, replica)
-            except BusyError as busy:
-                self._come_back(job)
-                self._check_business()
-                await asyncio.sleep(busy.seconds)
-            except DownError as error:
-                replica.fail(str(error))
-                self._failed(job, f"{replica.url}: {error}")
+            room = self._room(replica)
+            if room < self._largest:
+                self._too_small.add(replica)
+                self._check_hope()
+                return
+            job = await self._next(replica, room)
+            if job is not None:
+                await self._ask(replica, job)
 
-    async def _next(self, replica: Replica) -> Job:
-        """A job that waits, or one that another server does not come to an end with."""
-        while True:
-            if self._waiting:
-                return self._waiting.popleft()
-            slow = min(self._alone_elsewhere(replica), key=lambda job: job.since, default=None)
-            wait = None
-            if slow is not None:
-                wait = slow.since + self.patience.hedge_seconds - time.monotonic()
-                if wait <= 0:
-                    return slow
+    async def _next(self, replica: Replica, room: int) -> Job | None:
+        """None when the server has failed meanwhile."""
+        while replica.up:
+            job, wait = self.jobs.next(replica, room)
+            if job is not None:
+                return job
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._changed.wait()
+                    await self.jobs.changed.wait()
+        return None
 
-    def _alone_elsewhere(self, replica: Replica) -> Iterator[Job]:
-        for job in self.jobs:
-            if not job.done and len(job.running) == 1 and replica not in job.running.values():
-                yield job
+    async def _ask(self, replica: Replica, job: Job) -> None:
+        try:
+            await self._send(job, replica)
+        except BusyError as busy:
+            self.jobs.come_back(job)
+            self._check_business()
+            await asyncio.sleep(busy.seconds)
+        except (DownError, UnavailableError) as error:
+            replica.fail(str(error))
+            self.jobs.failed(job, f"{replica.url}: {error}")
+        except FlowOPDError as error:
+            self.jobs.refused(job, str(error))
 
     async def _send(self, job: Job, replica: Replica) -> None:
         """Have the job scored; quietly nothing when another server was quicker."""
         request = asyncio.create_task(self._request(job, replica))
-        job.running[request] = replica
-        job.since = time.monotonic()
-        self._notify()
+        self._requests.add(request)
+        self.jobs.begin(job, request, replica)
         try:
             await asyncio.wait({request})
             if request.cancelled():
@@ -136,64 +153,55 @@ class Dispatch:
             scores = request.result()
         finally:
             rivals = list(job.running)
-            job.running.pop(request)
-        if job.done:
+            self.jobs.end(job, request)
+            self._requests.discard(request)
+        if not self.jobs.is_open(job):
             return
-        job.scores = scores
+        self._answered = True
         self._progress = self._alive = time.monotonic()
         for other in rivals[: rivals.index(request)]:
             job.running[other].fail("it was overtaken by another server")
         for other in job.running:
             other.cancel()
-        self._notify()
+        self.jobs.settle(job, scores)
 
     async def _request(self, job: Job, replica: Replica) -> list[Scores]:
-        body = await asyncio.to_thread(self._encode, job.pictures)
-        return await replica.score(body, len(job.pictures))
+        pictures = job.pictures
+        body = await asyncio.to_thread(self._encode, pictures)
+        return await replica.score(body, len(pictures))
 
-    def _failed(self, job: Job, trouble: str) -> None:
-        """Another try, unless the job fails wherever it goes."""
-        job.failures += 1
-        if job.failures < self.patience.attempts or job.running:
-            self._come_back(job)
-            return
-        if not job.done:
-            reason = f"no server could score it, the last of {job.failures} being {trouble}"
-            job.scores = [self._missing(reason) for _ in job.pictures]
-            self._notify()
-
-    def _come_back(self, job: Job) -> None:
-        if not job.done and not job.running and job not in self._waiting:
-            self._waiting.appendleft(job)
-            self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _check_silence(self) -> None:
+    def _check_hope(self) -> None:
+        """Stop when no server answers for too long, or none is left that could."""
+        able = [one for one in self.replicas if one not in self._too_small]
         seconds = time.monotonic() - self._alive
-        if seconds > self.patience.silent_seconds and not any(one.up for one in self.replicas):
-            raise FlowOPDError(no_answer(self.replicas))
+        if any(one.up for one in able):
+            return
+        if seconds > self.patience.silent_seconds or all(one.wrong for one in able):
+            raise StoppedError(no_answer(self.replicas, dict.fromkeys(self._too_small, TOO_SMALL)))
 
     def _check_business(self) -> None:
         seconds = time.monotonic() - self._progress
         if seconds > self.patience.busy_seconds:
-            places = ", ".join(replica.url for replica in self.replicas)
-            raise FlowOPDError(
-                f"The servers {places} have been too busy for {seconds:.0f} seconds; start more, "
-                "or ask them less."
+            raise StoppedError(
+                f"The servers {self._places()} have been too busy for {seconds:.0f} seconds; start "
+                "more, or ask them less."
             )
 
-    def _requests(self) -> Iterator[asyncio.Task[Any]]:
-        for job in self.jobs:
-            yield from job.running
+    def _too_late(self) -> str:
+        return (
+            f"the servers {self._places()} had not scored it when the call's "
+            f"{self.patience.call_seconds:.3g} seconds (call_seconds) were over"
+        )
+
+    def _places(self) -> str:
+        return ", ".join(replica.url for replica in self.replicas)
 
 
-def no_answer(replicas: Sequence[Replica]) -> str:
+def no_answer(replicas: Sequence[Replica], troubles: dict[Replica, str] | None = None) -> str:
     """The sentence on servers of which none answers."""
-    troubles = "; ".join(f"{replica.url} ({replica.trouble})" for replica in replicas)
-    return f"None of the servers answers: {troubles}. Start one, or mend urls."
+    why = {replica: replica.trouble for replica in replicas} | (troubles or {})
+    said = "; ".join(f"{replica.url} ({why[replica].rstrip('.')})" for replica in replicas)
+    return f"None of the servers answers as it should: {said}. Start one, or mend urls."
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:

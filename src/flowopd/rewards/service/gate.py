@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -21,7 +22,9 @@ OPEN = ("/healthz",)
 WORK = ("/score", "/check")
 """Paths that are admitted one queue's length at a time."""
 PATHS = (*OPEN, *WORK, "/about", "/metrics", "/openapi.json")
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LOCALHOST = "localhost"
+LONGEST = 1000
+"""Characters of the sentence of a refusal, which may have in it what a client sent."""
 SEND_SECONDS = 30.0
 DRAIN_SECONDS = 1.0
 SMALL = 64 * 1024
@@ -48,12 +51,15 @@ class Gate:
 
     The token is compared before a byte of the body is read; the body is read whole, within its
     limits, before the application sees the request. Without a token only those are answered who
-    call the server by a name of this machine, so that no web page can reach it by another.
+    call the server ``localhost``, by an address of the loopback, or as it was told to (``name``),
+    and no web page is: browsers say where a request comes from that another page made.
     """
 
-    def __init__(self, app: App, limits: Limits, token: str | None, counters: Counters) -> None:
+    def __init__(
+        self, app: App, limits: Limits, token: str | None, counters: Counters, name: str = LOCALHOST
+    ) -> None:
         self.app, self.limits, self.counters = app, limits, counters
-        self.token = None if token is None else token.encode()
+        self.token, self.name = None if token is None else token.encode(), name.lower()
         self.admitted = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,13 +104,13 @@ class Gate:
 
     def _check_caller(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self.token is None:
-            host = headers.get(b"host", b"localhost").decode("latin-1").lower()
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name not in LOCAL_NAMES:
+            if b"origin" in headers:
+                raise RefusedError(403, "A server without a token answers no web page.")
+            if not self._is_local(headers.get(b"host", b"localhost").decode("latin-1").lower()):
                 raise RefusedError(
                     403,
-                    "A server without a token answers only to localhost, 127.0.0.1 and [::1]; "
-                    "start it with a token to call it by another name.",
+                    f"A server without a token answers only to {self.name} and to addresses of "
+                    "this machine such as 127.0.0.1; start it with a token to call it otherwise.",
                 )
             return
         if path in OPEN:
@@ -117,6 +123,16 @@ class Gate:
                 "The token is missing or wrong; send it as 'Authorization: Bearer TOKEN'.",
                 www_authenticate="Bearer",
             )
+
+    def _is_local(self, host: str) -> bool:
+        """Whether a name, with its port or without, can only mean this machine."""
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name in (LOCALHOST, self.name):
+            return True
+        try:
+            return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+        except ValueError:
+            return False
 
     async def _body(self, receive: Receive, most: int) -> bytes:
         clock = asyncio.get_running_loop().time
@@ -198,4 +214,6 @@ async def _answer(send: Send, refused: RefusedError) -> None:
 
 def refusal(sentence: str) -> bytes:
     """The body of every answer that is none."""
+    if len(sentence) > LONGEST:
+        sentence = sentence[: LONGEST - 4] + "...."
     return json.dumps({"error": sentence}).encode("ascii")

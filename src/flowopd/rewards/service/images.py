@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from flowopd.errors import FlowOPDError
+from flowopd.rewards.service.headers import SIGNATURE, check_header, check_size
 
 Format = Literal["png", "webp", "jpeg"]
 LOSSLESS: tuple[Format, ...] = ("png", "webp")
@@ -51,13 +52,13 @@ def most_bytes(height: int, width: int, form: Format = "png") -> int:
 
 def opened(data: bytes, most_pixels: int) -> Image.Image:
     """The image in a file, of which only the header is read: its size is checked, not unpacked."""
-    _check_webp(data, most_pixels)
+    check_header(data, most_pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         frames = getattr(image, "n_frames", 1)
     except BROKEN as error:
         raise FlowOPDError(f"it is no PNG, JPEG or WebP image ({_short(error)}).") from None
-    _check_size(image.width, image.height, most_pixels)
+    check_size(image.width, image.height, most_pixels)
     if frames != 1:
         raise FlowOPDError(f"it has {frames} frames; a picture has one.")
     if image.mode not in MODES or "transparency" in image.info:
@@ -91,32 +92,11 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, 1 + 3 * width), np.uint8)
     rows[:, 1:] = picture.reshape(height, -1)
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    file = [b"\x89PNG\r\n\x1a\n"]
+    file = [SIGNATURE]
     for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows.data, 0)), (b"IEND", b"")):
         checksum = zlib.crc32(data, zlib.crc32(kind))
         file += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
     return b"".join(file)
-
-
-def _check_size(width: int, height: int, most: int) -> None:
-    if width * height > most:
-        raise FlowOPDError(f"it has {width} x {height} pixels, and there is room for {most}.")
-
-
-def _check_webp(data: bytes, most: int) -> None:
-    """WebP's decoder makes room for the pixels when it is opened, so its header is read here."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return
-    kind = data[12:16]
-    if kind == b"VP8X":
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
-    elif kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    else:
-        width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    _check_size(width, height, most)
 
 
 def _short(error: Exception) -> str:

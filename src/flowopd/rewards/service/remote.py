@@ -1,5 +1,7 @@
 """`remote`: a scorer that is somewhere else, asked over HTTP."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -15,9 +17,10 @@ from flowopd.rewards.scorer import (
     MetricInfo,
     Scores,
     ShowsItself,
+    UnavailableError,
 )
-from flowopd.rewards.service.ask import Asking
-from flowopd.rewards.service.asked import RemoteSettings, ServerSettings
+from flowopd.rewards.service.pool import Pool
+from flowopd.rewards.service.remote_settings import RemoteSettings, ServerSettings
 from flowopd.rewards.service.wire import AboutReply
 from flowopd.tasks.prompts import PromptRecord
 
@@ -38,14 +41,16 @@ class ServedScorer:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self._asking: Asking | None = None
+        self._pool: Pool | None = None
+        self._opening = threading.Lock()
 
     def load(self) -> None:
         """Ask the servers whether they are there, and whether they serve what is declared."""
         self._ready()
 
     def score(self, images: Pictures, records: Sequence[PromptRecord]) -> list[Scores]:
-        return self._ready().score(images, records)
+        end = time.monotonic() + self.call_seconds
+        return self._ready().score(images, records, end)
 
     def self_check(self) -> list[Finding]:
         """What the scorer finds where it is."""
@@ -56,29 +61,42 @@ class ServedScorer:
         return False
 
     def close(self) -> None:
-        if self._asking is not None:
-            self._asking.close()
-        self._asking = None
+        """Calls that are under way in other threads end with an error."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
-    def settings_served(self) -> dict[str, Any] | None:
+    @property
+    def call_seconds(self) -> float:
+        """After which a call comes back by itself, with what there is."""
+        return self.settings.call_seconds
+
+    def settings_served(self) -> dict[str, Any]:
         """The settings, of those that change a number, that the servers should have."""
         return {}
 
-    def _ready(self) -> Asking:
-        if self._asking is None or not self._asking.alive:
-            if find_spec("httpx") is None:
-                raise FlowOPDError(
-                    f"The scorer {self.name!r} asks servers, for which it needs the package "
-                    "'httpx': pip install 'flowopd[service]'."
-                )
-            self._asking = Asking(self, self.settings, self._agrees)
-        return self._asking
+    def _ready(self) -> Pool:
+        with self._opening:
+            if self._pool is None or not self._pool.alive:
+                self._pool = self._opened()
+            return self._pool
+
+    def _opened(self) -> Pool:
+        if find_spec("httpx") is None:
+            raise UnavailableError(
+                f"The scorer {self.name!r} asks servers, for which it needs the package "
+                "'httpx': pip install 'flowopd[service]'."
+            )
+        try:
+            return Pool(self, self.settings, self._agrees)
+        except FlowOPDError as error:
+            raise UnavailableError(str(error)) from None
 
     def _agrees(self, url: str, about: AboutReply) -> None:
         """Refuse a server that serves something else."""
         for what, here, there in self._compared(about):
             if here != there:
-                raise FlowOPDError(
+                raise UnavailableError(
                     f"The server {url} does not serve what is declared for {self.name!r}: its "
                     f"{what} is {there!r}, and should be {here!r}."
                 )
@@ -90,8 +108,7 @@ class ServedScorer:
         yield "metrics", self.metrics, about.metric_infos
         yield "tasks", self.declared_tasks, tasks
         yield "grouped", self.grouped, about.grouped
-        if self.settings_served() is not None:
-            yield "settings", self.settings_served(), about.identity
+        yield "settings", self.settings_served(), about.identity
 
 
 class Remote(ServedScorer):
@@ -124,5 +141,8 @@ class Remote(ServedScorer):
         task = min(self.tasks) if self.tasks else ""
         return np.full((512, 512, 3), 128, np.uint8), PromptRecord("a grey wall", task)
 
-    def settings_served(self) -> dict[str, Any] | None:
-        return None if self.settings.scorer is None else self.settings.scorer.identity()
+    def settings_served(self) -> dict[str, Any]:
+        if self.settings.declares is not None:
+            return self.settings.declares.settings
+        assert self.settings.scorer is not None
+        return self.settings.scorer.identity()

@@ -1,6 +1,7 @@
 """One of the servers that a remote scorer asks, as seen from here."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -8,15 +9,24 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import Scores
+from flowopd.rewards.scorer import Scores, UnavailableError
 from flowopd.rewards.service.retry import backoff, retry_after
-from flowopd.rewards.service.wire import AboutReply, read_reply, sentences
+from flowopd.rewards.service.wire import (
+    PROTOCOL,
+    AboutReply,
+    CheckReply,
+    Found,
+    read_reply,
+    sentences,
+)
 
 if TYPE_CHECKING:
     import httpx
 
 JOIN_SECONDS = 10.0
 PIECE = 256 * 1024
+TOO_MUCH = (413, 422)
+"""Refusals that are about the pictures and prompts of a request."""
 
 
 class BusyError(Exception):
@@ -43,7 +53,8 @@ class Replica:
     ) -> None:
         self.url = url.rstrip("/")
         self.about: AboutReply | None = None
-        self.up = False
+        self.up = self.wrong = False
+        """`wrong`: it answers, and does not let itself be asked by us, or serves something else."""
         self.trouble = "it was not asked yet"
         self._client, self._agrees, self._seconds = client, agrees, seconds
         self._failures, self._next = 0, 0.0
@@ -60,34 +71,46 @@ class Replica:
             await asyncio.sleep(max(0.0, self._next - time.monotonic()))
             try:
                 await self._answer("GET", "/healthz", JOIN_SECONDS)
-                about = _about(await self._answer("GET", "/about", JOIN_SECONDS))
+                about = _about(self.url, await self._answer("GET", "/about", JOIN_SECONDS))
                 self._agrees(self.url, about)
             except (DownError, BusyError) as error:
                 self.fail(str(error))
                 raise DownError(str(error)) from None
             except FlowOPDError as error:
                 self.fail(str(error))
+                self.wrong = True
                 raise
             self.about = about
             self.up, self._failures, self.trouble = True, 0, ""
 
     async def score(self, body: bytes, count: int) -> list[Scores]:
         """The scores of a request of so many pictures."""
+        about = self.about
         content = await self._answer("POST", "/score", self._seconds, body)
         try:
-            scores = read_reply(content)
+            reply = read_reply(content)
         except FlowOPDError as error:
             raise DownError(f"it answered nonsense: {error}") from None
-        if len(scores) != count:
-            raise DownError(f"it gave {len(scores)} scores for {count} pictures")
-        return scores
+        if about is None or reply.instance != about.instance:
+            raise DownError("it was started again, and has to say first what it serves")
+        if len(reply.scores) != count:
+            raise DownError(f"it gave {len(reply.scores)} scores for {count} pictures")
+        known = {metric.name for metric in about.metrics}
+        for name in sorted({name for score in reply.scores for name in score.values} - known):
+            raise DownError(f"it gave {name!r}, which is none of its metrics")
+        return reply.scores
 
-    async def check(self) -> bytes:
-        return await self._answer("POST", "/check", self._seconds)
+    async def check(self) -> list[Found]:
+        """What the scorer finds there."""
+        content = await self._answer("POST", "/check", self._seconds)
+        try:
+            return CheckReply.model_validate_json(content).findings
+        except ValidationError as error:
+            raise DownError(f"it answered nonsense: {sentences(error)}") from None
 
     def fail(self, trouble: str) -> None:
         """Leave it alone for a while."""
-        self.up, self.trouble = False, trouble
+        self.up, self.wrong, self.trouble = False, False, trouble
         self._next = time.monotonic() + backoff(self._failures)
         self._failures += 1
 
@@ -106,7 +129,7 @@ class Replica:
         except TimeoutError:
             raise DownError(f"no answer within {seconds:g} seconds") from None
         except httpx.InvalidURL as error:
-            raise FlowOPDError(f"{self.url} is no address of a server: {error}.") from None
+            raise UnavailableError(f"{self.url} is no address of a server: {error}.") from None
         except httpx.HTTPError as error:
             raise DownError(_words(error)) from None
         if answer.status_code == 200:
@@ -116,7 +139,8 @@ class Replica:
         said = _said(answer)
         if answer.status_code >= 500 or answer.status_code in (408, 499):
             raise DownError(f"it answered {answer.status_code}: {said}")
-        raise FlowOPDError(f"The server {self.url} answered {answer.status_code}: {said}")
+        kind = FlowOPDError if answer.status_code in TOO_MUCH else UnavailableError
+        raise kind(f"The server {self.url} answered {answer.status_code}: {said}")
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
@@ -125,7 +149,17 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + PIECE]
 
 
-def _about(content: bytes) -> AboutReply:
+def _about(url: str, content: bytes) -> AboutReply:
+    """What the server says of itself. Its protocol comes first: by another, the rest is none."""
+    try:
+        protocol = json.loads(content)["protocol"]
+    except (ValueError, LookupError, TypeError):
+        raise DownError("it is no server of scores: it names no protocol") from None
+    if protocol != PROTOCOL:
+        raise UnavailableError(
+            f"The server {url} speaks the protocol {protocol!r}, and this is {PROTOCOL}: the two "
+            "are of different versions of flowopd; install the same on both sides."
+        )
     try:
         return AboutReply.model_validate_json(content)
     except ValidationError as error:

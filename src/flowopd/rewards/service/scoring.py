@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from flowopd.rewards.service.gate import COME_BACK, GoneError, RefusedError
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.thread import OwnThread
 from flowopd.rewards.service.wire import about_reply, finding_reply, read_request, reply_body
-from flowopd.rewards.work.calls import Failed
-from flowopd.rewards.work.runners import EXAMINE, LOAD, SCORE, GivenUp, Runner
+from flowopd.rewards.work.calls import Failed, failures, in_words
+from flowopd.rewards.work.examination import Examination
+from flowopd.rewards.work.runners import EXAMINE, LOAD, SCORE, STARTING, GivenUp, Runner
 from flowopd.tasks.prompts import PromptRecord
 
 Pictures = Sequence[NDArray[np.uint8]]
@@ -30,8 +33,28 @@ class Place:
         self._runner, self._thread = runner, OwnThread(f"place {number}")
         self.trouble = ""
 
-    async def do(self, *order: Any, timeout: float | None = None) -> Any:
-        """What the scorer gives; GivenUp if it does not come back, or its process is gone."""
+    async def do(self, *order: Any, timeout: float | None) -> Any:
+        """What the scorer gives; GivenUp if it does not come back, or cannot be loaded any more.
+
+        A FlowOPDError if it came back with what cannot be taken.
+        """
+        if self.trouble:
+            await self.load()
+        try:
+            return await self.tell(*order, timeout=timeout)
+        except FlowOPDError:
+            await self.load()
+            raise
+
+    async def load(self) -> None:
+        """It is free of its trouble when it is loaded; in a process, that may be a new one."""
+        try:
+            await self.tell(LOAD, timeout=STARTING)
+        except FlowOPDError as error:
+            self.trouble = str(error).rstrip(".")
+            raise GivenUp(self.trouble) from None
+
+    async def tell(self, *order: Any, timeout: float | None = None) -> Any:
         try:
             result = await self._thread.do(self._runner.run, order, timeout)
         except GivenUp as error:
@@ -57,7 +80,8 @@ class Service:
         timeout: float | None = None,
     ) -> None:
         self.scorer, self.limits, self.counters = scorer, limits, Counters()
-        self.about = about_reply(scorer, identity or {}, limits)
+        self.instance = secrets.token_hex(8)
+        self.about = about_reply(scorer, identity or {}, limits, self.instance)
         self._timeout, self._reader = timeout, OwnThread("reader")
         self._places = [Place(runner, number) for number, runner in enumerate(runners)]
         self._free: asyncio.LifoQueue[Place] = asyncio.LifoQueue()
@@ -69,7 +93,7 @@ class Service:
     async def load(self) -> None:
         for place in self._places:
             try:
-                await place.do(LOAD)
+                await place.tell(LOAD)
             except GivenUp as error:
                 raise FlowOPDError(
                     f"The scorer {self.scorer.name!r} cannot be loaded: {error}."
@@ -89,7 +113,7 @@ class Service:
                 scores = await self._scored(place, pictures, records)
             finally:
                 self._free.put_nowait(place)
-        return reply_body(scores)
+        return reply_body(scores, self.instance)
 
     async def check(self) -> bytes:
         """What the scorer's own check finds."""
@@ -98,6 +122,8 @@ class Service:
             found = await place.do(EXAMINE, False, timeout=self._timeout)
         except GivenUp as error:
             raise _unhealthy(str(error)) from None
+        except FlowOPDError as error:
+            found = Examination(problem=str(error))
         finally:
             self._free.put_nowait(place)
         findings = list(found.findings)
@@ -119,11 +145,10 @@ class Service:
         self._reader.close()
 
     async def _look_again(self) -> None:
-        """A place is free of its trouble when it can do anything; a process is started again."""
         place = await self._free.get()
         try:
-            await place.do(LOAD)
-        except (GivenUp, FlowOPDError):
+            await place.load()
+        except GivenUp:
             return
         finally:
             self._free.put_nowait(place)
@@ -136,7 +161,15 @@ class Service:
                     f"The scorer {self.scorer.name!r} does not read prompts of the task "
                     f"{record.task!r}."
                 )
-            check_record(self.scorer.name, self.scorer, record)
+            try:
+                check_record(self.scorer.name, self.scorer, record)
+            except FlowOPDError:
+                raise
+            except Exception as error:  # a scorer is anybody's code, and the record anybody's data
+                raise FlowOPDError(
+                    f"The scorer {self.scorer.name!r} cannot read the prompt {record.prompt!r}: "
+                    f"{in_words(error)}."
+                ) from None
         if self.scorer.grouped and len({picture.shape for picture in pictures}) > 1:
             raise FlowOPDError(
                 f"The scorer {self.scorer.name!r} compares pictures, and those of the request are "
@@ -153,30 +186,54 @@ class Service:
             for shape in dict.fromkeys(picture.shape for picture in pictures):
                 same = [i for i, picture in enumerate(pictures) if picture.shape == shape]
                 images, own = np.stack([pictures[i] for i in same]), [records[i] for i in same]
-                scores = await place.do(SCORE, images, own, timeout=self._timeout)
+                scores = await self._called(place, images, own)
                 found.update(zip(same, scores, strict=True))
         except GivenUp as error:
             raise _unhealthy(str(error)) from None
         finally:
             self.counters.add("score_seconds_sum", time.monotonic() - started)
             self.counters.add("score_seconds_count")
-        scores = [_numbered(found[i]) for i in range(len(pictures))]
+        scores = [self._numbered(found[i]) for i in range(len(pictures))]
         missing = sum(value is None for score in scores for value in score.values.values())
         self.counters.add("images_total", len(scores))
         self.counters.add("missing_total", missing)
-        self.counters.add("failures_total", sum(isinstance(one, Failed) for one in found.values()))
+        self.counters.add("failures_total", sum(isinstance(one, Failed) for one in scores))
         return scores
 
+    async def _called(
+        self, place: Place, images: NDArray[np.uint8], records: Sequence[PromptRecord]
+    ) -> list[Scores]:
+        try:
+            return list(await place.do(SCORE, images, records, timeout=self._timeout))
+        except FlowOPDError as error:
+            return failures(self.scorer, len(records), in_words(error))
 
-def _numbered(score: Scores) -> Scores:
-    """With plain floats; what is no finite number is missing."""
-    values, reasons = dict[str, float | None](), dict(score.reasons)
-    for name, value in score.values.items():
-        number = None if value is None else float(value)
-        if number is not None and not math.isfinite(number):
-            reasons[name], number = f"the scorer gave {number}, which is no number", None
-        values[name] = number
-    return Scores(values, reasons, score.detail)
+    def _numbered(self, score: Any) -> Scores:
+        """With plain floats; what is no finite number is missing."""
+        if not isinstance(score, Scores):
+            words = f"it gave {type(score).__name__}, and no Scores, for a picture"
+            return failures(self.scorer, 1, words)[0]
+        values, reasons = dict[str, float | None](), dict(score.reasons)
+        for name, value in score.values.items():
+            values[name] = None
+            if value is not None:
+                try:
+                    values[name] = _number(value)
+                except ValueError as error:
+                    reasons[name] = f"the scorer gave {error}, which is no number"
+        return replace(score, values=values, reasons=reasons)
+
+
+def _number(value: Any) -> float:
+    """A finite float; a ValueError with what it is if it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        text = repr(value)
+        raise ValueError(text if len(text) <= 100 else text[:97] + "...") from None
+    if not math.isfinite(number):
+        raise ValueError(str(number))
+    return number
 
 
 def _unhealthy(trouble: str) -> RefusedError:

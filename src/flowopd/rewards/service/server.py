@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import Scorer
 from flowopd.rewards.service.access import HOST, PORT, find_token, refuse_open_door, taken
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.scoring import Service
 from flowopd.rewards.settings import ScorerSpec
-from flowopd.rewards.work.jury import in_processes, usual_processes
-from flowopd.rewards.work.runners import ProcessRunner, Runner, ThreadRunner
+from flowopd.rewards.work.runners import runners_of
 
 if TYPE_CHECKING:
     import uvicorn
 
 Announce = Callable[[str], None]
 POLL = 0.01
+CALL_SECONDS = 120.0
+"""Of a scorer that is given no `timeout`: less than those who ask wait for an answer."""
 
 
 def serve(
@@ -43,21 +43,14 @@ def serve(
     scorer = spec.load()
     with taken(host, port) as place:
         runners = runners_of(spec, scorer)
-        service = Service(scorer, runners, limits or Limits(), spec.identity(), spec.timeout)
+        timeout = spec.timeout if "timeout" in spec.model_fields_set else CALL_SECONDS
+        service = Service(scorer, runners, limits or Limits(), spec.identity(), timeout)
         try:
-            asyncio.run(_run(service, assembled(service, key), place, announce or _say))
+            asyncio.run(_run(service, assembled(service, key, host), place, announce or _say))
         except KeyboardInterrupt:  # how one ends it
             return
         finally:
             service.close()
-
-
-def runners_of(spec: ScorerSpec, scorer: Scorer) -> list[Runner]:
-    """Where the scorer works: a thread here, or as many processes as it is to have."""
-    if not in_processes(scorer):
-        return [ThreadRunner(scorer)]
-    count = spec.processes or usual_processes()
-    return [ProcessRunner(spec.name, spec.settings) for _ in range(count)]
 
 
 async def _run(
@@ -79,9 +72,9 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _assembler() -> "Callable[[Service, str | None], uvicorn.Server]":
+def _assembler() -> "Callable[[Service, str | None, str], uvicorn.Server]":
     try:
-        from flowopd.rewards.service.assembled import assembled
+        from flowopd.rewards.service.connections import assembled
     except ImportError as error:
         raise FlowOPDError(
             f"The server needs the package {error.name!r}: pip install 'flowopd[service]'."

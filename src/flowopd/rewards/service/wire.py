@@ -5,22 +5,29 @@ import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json
 
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import About, Finding, MetricInfo, Scores
 from flowopd.rewards.service.images import Format, encode, opened, pixels
 from flowopd.rewards.service.limits import Limits
+from flowopd.rewards.work.calls import Failed
 from flowopd.tasks.prompts import PromptRecord
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Counts up when an older client could misread a reply."""
 LONGEST = 20_000
+"""Characters of a prompt."""
+LARGEST_META = 64 * 1024
+"""Characters of a record's meta, as JSON."""
+PARTS = 4096
+"""Values of a request's JSON, for each of the pictures that it may have."""
 IMAGE = {"format": "base64-image", "contentEncoding": "base64"}
 
 
@@ -37,6 +44,7 @@ class Item(Message):
     task: str = Field("", max_length=200)
     tag: str = Field("", max_length=200)
     meta: dict[str, JsonValue] = Field(default_factory=dict)
+    """At most 64 KiB of JSON."""
 
 
 class ScoreRequest(Message):
@@ -49,10 +57,14 @@ class Score(Message):
     values: dict[str, float | None]
     reasons: dict[str, str] = Field(default_factory=dict)
     detail: dict[str, JsonValue] = Field(default_factory=dict)
+    failed: bool = False
+    """Whether the scorer failed, and did not just find no value."""
 
 
 class ScoreReply(Message):
     scores: list[Score]
+    instance: str
+    """The server that answered; another one after a restart."""
 
 
 class Metric(Message):
@@ -80,6 +92,8 @@ class AboutReply(Message):
     """The scorer behind the server, as it would describe itself here."""
 
     protocol: int
+    instance: str
+    """Drawn when the server starts, so that a restart can be noticed."""
     name: str
     version: int
     metrics: list[Metric]
@@ -116,6 +130,14 @@ class Refusal(Message):
     error: str
 
 
+@dataclass(frozen=True)
+class Reply:
+    """The scores of a request, and which server they are from."""
+
+    scores: list[Scores]
+    instance: str
+
+
 def request_body(
     images: Sequence[NDArray[np.uint8]],
     records: Sequence[PromptRecord],
@@ -140,14 +162,7 @@ def request_body(
 
 def read_request(body: bytes, limits: Limits) -> tuple[list[NDArray[np.uint8]], list[PromptRecord]]:
     """The pictures and records of a request; a FlowOPDError for what is wrong with it."""
-    try:
-        items = ScoreRequest.model_validate_json(body).items
-    except ValidationError as error:
-        raise FlowOPDError(sentences(error)) from None
-    if len(items) > limits.batch:
-        raise FlowOPDError(
-            f"There are {len(items)} pictures; a request may have at most {limits.batch}."
-        )
+    items = [_item(number, one) for number, one in enumerate(_items(body, limits.batch))]
     images, left = [], limits.pixels
     for number, item in enumerate(items):
         try:
@@ -165,27 +180,93 @@ def read_request(body: bytes, limits: Limits) -> tuple[list[NDArray[np.uint8]], 
     return pictures, [PromptRecord(one.prompt, one.task, one.tag, one.meta) for one in items]
 
 
-def reply_body(scores: Sequence[Scores]) -> bytes:
+def _items(body: bytes, batch: int) -> list[Any]:
+    """What a request has in its list, which is not looked at before its length is right.
+
+    A value of JSON takes a hundred times the memory of the two bytes that it is written with, so
+    that they are counted before any is read.
+    """
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > PARTS * batch:
+        raise FlowOPDError(
+            f"The body has more than {PARTS * batch} values, {PARTS} for each picture that a "
+            "request may have."
+        )
+    try:
+        data = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise FlowOPDError(f"Invalid JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise FlowOPDError('The body should be an object, {"items": [...]}.')
+    _check_keys("The body", data, ScoreRequest)
+    items = data.get("items")
+    if not isinstance(items, list):
+        raise FlowOPDError("items: it is missing, or should be a list.")
+    if not items:
+        raise FlowOPDError("items: List should have at least 1 item.")
+    if len(items) > batch:
+        raise FlowOPDError(f"There are {len(items)} pictures; a request may have at most {batch}.")
+    return items
+
+
+def _item(number: int, data: Any) -> Item:
+    """One of them; the first that is wrong is the only one that is spoken of."""
+    if not isinstance(data, dict):
+        raise FlowOPDError(f"items.{number}: Input should be an object.")
+    _check_keys(f"items.{number}", data, Item)
+    try:
+        item = Item.model_validate(data)
+    except ValidationError as error:
+        raise FlowOPDError(sentences(error, f"items.{number}")) from None
+    size = len(json.dumps(item.meta))
+    if size > LARGEST_META:
+        raise FlowOPDError(
+            f"items.{number}.meta: it has {size} characters as JSON, and may have {LARGEST_META}."
+        )
+    return item
+
+
+def _check_keys(where: str, data: dict[str, Any], model: type[Message]) -> None:
+    unknown = data.keys() - model.model_fields
+    if unknown:
+        key = _text(repr(min(unknown)[:60]))
+        raise FlowOPDError(f"{where}: the key {key} is not permitted.")
+
+
+def reply_body(scores: Sequence[Scores], instance: str) -> bytes:
     """A ScoreReply as JSON; floats are written so that the same float is read."""
     plain = [
-        {"values": score.values, "reasons": score.reasons, "detail": jsonable(score.detail)}
+        {
+            "values": score.values,
+            "reasons": jsonable(score.reasons),
+            "detail": jsonable(score.detail),
+            "failed": isinstance(score, Failed),
+        }
         for score in scores
     ]
-    return json.dumps({"scores": plain}, allow_nan=False).encode("ascii")
+    return json.dumps({"scores": plain, "instance": instance}, allow_nan=False).encode("ascii")
 
 
-def read_reply(body: bytes) -> list[Scores]:
+def read_reply(body: bytes) -> Reply:
+    """What a server answered; scores of a scorer that failed are Failed."""
     try:
-        found = ScoreReply.model_validate_json(body).scores
+        found = ScoreReply.model_validate_json(body)
     except ValidationError as error:
         raise FlowOPDError(sentences(error)) from None
-    return [Scores(score.values, score.reasons, score.detail) for score in found]
+    return Reply([_scores(one) for one in found.scores], found.instance)
 
 
-def about_reply(scorer: Any, identity: Mapping[str, Any], limits: Limits) -> AboutReply:
+def _scores(score: Score) -> Scores:
+    kind = Failed if score.failed else Scores
+    return kind(score.values, score.reasons, score.detail)
+
+
+def about_reply(
+    scorer: Any, identity: Mapping[str, Any], limits: Limits, instance: str
+) -> AboutReply:
     about: About = getattr(scorer, "about", About())
     return AboutReply(
         protocol=PROTOCOL,
+        instance=instance,
         name=scorer.name,
         version=scorer.version,
         metrics=[Metric(**asdict(metric)) for metric in scorer.metrics],
@@ -220,12 +301,12 @@ def jsonable(value: Any) -> Any:
     return _text(str(value))
 
 
-def sentences(error: ValidationError) -> str:
+def sentences(error: ValidationError, place: str = "") -> str:
     """What pydantic found, the first few things of it, without what was given."""
-    found = [
-        f"{'.'.join(str(key) for key in one['loc']) or 'The body'}: {one['msg']}."
-        for one in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+    found = []
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        where = ".".join(str(key) for key in (place, *one["loc"]) if key != "")
+        found.append(f"{where or 'The body'}: {one['msg']}.")
     more = f" And {len(found) - 3} more." if len(found) > 3 else ""
     return _text(" ".join(found[:3]) + more)
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flowopd.rewards.scorer import Scorer, Scores
+from flowopd.errors import FlowOPDError
+from flowopd.rewards.scorer import Scorer, Scores, UnavailableError
 from flowopd.tasks.prompts import PromptRecord
 
 Images = NDArray[np.uint8]
@@ -58,7 +59,8 @@ def attempt(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> 
     """The scores of the images, without those that make the scorer raise.
 
     What raises is halved until the pictures are found that it is about; the pictures of a prompt
-    stay together if the scorer compares them.
+    stay together if the scorer compares them. An UnavailableError is about none of them: all that
+    have no scores yet are missing, and no more is asked.
     """
     units = _units(scorer, records)
     found: dict[int, Scores] = {}
@@ -66,7 +68,12 @@ def attempt(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> 
     while waiting:
         some = waiting.pop()
         chosen = [index for unit in some for index in unit]
-        scores = _scored(scorer, images[chosen], [records[i] for i in chosen])
+        try:
+            scores = _scored(scorer, images[chosen], [records[i] for i in chosen])
+        except UnavailableError as error:
+            rest = [i for i in range(len(records)) if i not in found]
+            found.update(zip(rest, failures(scorer, len(rest), in_words(error)), strict=True))
+            break
         if not isinstance(scores, str):
             found.update(zip(chosen, scores, strict=True))
         elif len(some) == 1:
@@ -77,10 +84,12 @@ def attempt(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> 
 
 
 def in_words(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line; of ours, its sentence alone."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
     said = f"{kind}: {text}" if text else kind
+    if text and isinstance(error, FlowOPDError):
+        said = text
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
 
 
@@ -95,7 +104,7 @@ def _units(scorer: Scorer, records: Sequence[PromptRecord]) -> list[list[int]]:
 
 
 def _scored(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> list[Scores] | str:
-    """The scores, or why there are none."""
+    """The scores, or why there are none; an UnavailableError passes through."""
     for number in range(AGAIN + 1):
         try:
             with _without_gradients():
@@ -104,6 +113,8 @@ def _scored(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> 
             if number < AGAIN and _transient(scorer, error):
                 time.sleep(PAUSE * 2**number)
                 continue
+            if isinstance(error, UnavailableError):
+                raise
             return in_words(error)
         if len(scores) != len(records):
             return f"it gave {len(scores)} results for {len(records)} images"

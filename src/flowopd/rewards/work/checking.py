@@ -1,6 +1,6 @@
 """The check that comes before scorers are relied on."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.work.examination import Examination
@@ -10,12 +10,12 @@ from flowopd.team import Team
 SKIP = "--skip-reward-check"
 
 
-def check_jury(jury: Jury, team: Team) -> dict[str, Examination]:
+def check_jury(jury: Jury, team: Team) -> list[tuple[str, Examination]]:
     """Load every scorer; refuse, in all processes, if the main one finds that one reads wrong.
 
     What was found, in the main process.
     """
-    found = jury.examine() if team.main else {}
+    found = jury.examine() if team.main else []
     problem = team.collect(refusal(found))[0]
     if problem:
         raise FlowOPDError(problem)
@@ -24,11 +24,11 @@ def check_jury(jury: Jury, team: Team) -> dict[str, Examination]:
     return found
 
 
-def refusal(found: Mapping[str, Examination], *, hint: bool = True) -> str:
+def refusal(found: Sequence[tuple[str, Examination]], *, hint: bool = True) -> str:
     """What is wrong with the scorers, in words; empty if nothing is."""
     wrong = [
         one if one.startswith("The scorer ") else f"{name}: {one}"
-        for name, result in found.items()
+        for name, result in found
         for one in complaints(result)
     ]
     if not wrong:

@@ -46,26 +46,26 @@ class Examination:
         return not self.problem and all(finding.good for finding in self.findings)
 
 
-def load(scorer: Scorer) -> None:
-    """Read the weights, if there are such."""
-    if not isinstance(scorer, Loads):
-        return
+def load(scorer: Scorer) -> int:
+    """Read the weights, if there are such; by how many bytes the process grew."""
+    before = _host_bytes()
     try:
-        scorer.load()
+        if isinstance(scorer, Loads):
+            scorer.load()
     except FlowOPDError:
         raise
     except Exception as error:
         raise FlowOPDError(
             f"The scorer {scorer.name!r} cannot be loaded: {in_words(error)}"
         ) from error
+    return max(0, _host_bytes() - before)
 
 
 def examine(scorer: Scorer, *, speed: bool) -> Examination:
-    """Load it, let it check itself, and take its time if that is wanted."""
+    """Let it check itself, and take its time if that is wanted."""
     before = _host_bytes()
     _forget_peak()
     try:
-        load(scorer)
         checks = isinstance(scorer, ChecksItself)
         findings = tuple(scorer.self_check()) if isinstance(scorer, ChecksItself) else ()
         rate = images_per_second(scorer) if speed else None

@@ -1,11 +1,10 @@
 """All scorers of a run at work, beside the one that draws and in the order in which it asks."""
 
-import os
 import queue
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
@@ -21,13 +20,11 @@ from flowopd.rewards.work.runners import (
     SCORE,
     GivenUp,
     Order,
-    ProcessRunner,
     Runner,
-    ThreadRunner,
+    runners_of,
 )
 from flowopd.tasks.prompts import PromptRecord
 
-MOST_PROCESSES = 4
 WAITING = 2
 """Calls that may wait for each thread or process; who asks for more waits, too."""
 
@@ -54,9 +51,9 @@ class Jury:
         for desk in self._desks.values():
             desk.everywhere((LOAD,))
 
-    def examine(self, *, speed: bool = False) -> dict[str, Examination]:
-        """By the scorers' names."""
-        return {desk.name: desk.examined(speed) for desk in self._desks.values()}
+    def examine(self, *, speed: bool = False) -> list[tuple[str, Examination]]:
+        """What is found of each, beside its name, which several may share."""
+        return [(desk.name, desk.examined(speed)) for desk in self._desks.values()]
 
     def call(self, scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> "BegunCall":
         """Begin to score; waits while too many calls of the scorer are under way."""
@@ -74,10 +71,7 @@ class Desk:
     def __init__(self, spec: ScorerSpec, scorer: Scorer) -> None:
         self.name = scorer.name
         self._scorer, self._timeout = scorer, spec.timeout
-        self._runners: list[Runner] = [ThreadRunner(scorer)]
-        if in_processes(scorer):
-            count = spec.processes or usual_processes()
-            self._runners = [ProcessRunner(spec.name, spec.settings) for _ in range(count)]
+        self._runners = runners_of(spec, scorer)
         self._row: queue.Queue[tuple[Order, Future[Any]] | None] = queue.Queue(
             WAITING * len(self._runners)
         )
@@ -101,9 +95,11 @@ class Desk:
                 raise FlowOPDError(f"The scorer {self.name!r} cannot be loaded: {error}.") from None
 
     def examined(self, speed: bool) -> Examination:
-        """By the first of its runners."""
+        """By the first of its runners. Loading may take any time, as it may fetch a model."""
         try:
-            return self._runners[0].run((EXAMINE, speed))
+            grown = self._runners[0].run((LOAD,))
+            found = self._runners[0].run((EXAMINE, speed), self._timeout)
+            return replace(found, host_bytes=grown + found.host_bytes)
         except GivenUp as error:
             return Examination(problem=f"it cannot be examined: {error}")
         except FlowOPDError as error:
@@ -136,7 +132,7 @@ class Desk:
                 continue
             try:
                 future.set_result(runner.run(order, self._timeout))
-            except Exception as error:  # for the one who waits
+            except BaseException as error:  # for the one who waits
                 future.set_exception(error)
 
     def _cut(self, count: int) -> list[tuple[int, int]]:
@@ -162,18 +158,6 @@ class BegunCall:
             except Exception as error:
                 found += failures(self.scorer, count, _reason(error))
         return found
-
-
-def in_processes(scorer: Scorer) -> bool:
-    """Whether the scorer wants processes of its own."""
-    return getattr(scorer, "workers", "threads") == "processes"
-
-
-def usual_processes() -> int:
-    """Half of this process's share of the cores, but not many."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_PROCESSES, (cores or 1) // (2 * beside)))
 
 
 def _reason(error: Exception) -> str:

@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 from flowopd import plugins
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import Scorer
+from flowopd.rewards.scorer import Closes, Scorer
+from flowopd.rewards.settings import ScorerSpec
 from flowopd.rewards.work.calls import attempt, in_words
 from flowopd.rewards.work.examination import examine, load
 
 Order = tuple[Any, ...]
 """What is to be done, and with what."""
 LOAD, EXAMINE, SCORE = "load", "examine", "score"
+MOST_PROCESSES = 4
 STARTING = 600.0
 """Seconds that a process may take to load its scorer, when it is started again."""
 LAST_WORDS = 2.0
@@ -41,6 +43,12 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+def close(scorer: Scorer) -> None:
+    """Let it give back what it holds; it may be used again."""
+    if isinstance(scorer, Closes):
+        scorer.close()
+
+
 def obey(scorer: Scorer, order: Order) -> Any:
     what, *arguments = order
     if what == LOAD:
@@ -58,7 +66,7 @@ class ThreadRunner:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._hangs = False
+        self._hangs = self._busy = False
 
     def run(self, order: Order, timeout: float | None = None) -> Any:
         if self._hangs:
@@ -67,17 +75,25 @@ class ThreadRunner:
             self._thread = threading.Thread(target=self._work, name=self._scorer.name, daemon=True)
             self._thread.start()
         self._orders.put(order)
+        self._busy = True
         try:
             answer = self._answers.get(timeout=timeout)
         except queue.Empty:
             self._hangs = True
             raise GivenUp(f"it did not answer within {timeout:g} s") from None
-        if isinstance(answer, BaseException):
+        self._busy = False
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
     def close(self) -> None:
+        """One that is at work ends when it has come back, and is not waited for."""
+        if self._thread is None:
+            return
         self._orders.put(None)
+        if not self._busy:
+            self._thread.join(LAST_WORDS)
+        self._thread = None
 
     def _look_again(self) -> None:
         """Whether the call that was given up has come to its end by now."""
@@ -85,15 +101,34 @@ class ThreadRunner:
             self._answers.get_nowait()
         except queue.Empty:
             raise GivenUp("it is still at work on a call that was given up") from None
-        self._hangs = False
+        self._hangs = self._busy = False
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
             try:
                 answer = obey(self._scorer, order)
-            except BaseException as error:
+            except Exception as error:
                 answer = error
+            except BaseException as error:  # a scorer that wants to end the process
+                answer = GivenUp(in_words(error))
             self._answers.put(answer)
+        with contextlib.suppress(Exception):
+            close(self._scorer)
+
+
+def runners_of(spec: ScorerSpec, scorer: Scorer) -> list[Runner]:
+    """Where the scorer works: a thread here, or as many processes as it is to have."""
+    if spec.processes is None and getattr(scorer, "workers", "threads") != "processes":
+        return [ThreadRunner(scorer)]
+    count = spec.processes or usual_processes()
+    return [ProcessRunner(spec.name, spec.settings) for _ in range(count)]
+
+
+def usual_processes() -> int:
+    """Half of this process's share of the cores, but not many."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_PROCESSES, (cores or 1) // (2 * beside)))
 
 
 class ProcessRunner:
@@ -110,7 +145,7 @@ class ProcessRunner:
             raise GivenUp("its processes have been ended")
         if self._process is None or not self._process.is_alive():
             self._start()
-            if order[0] == SCORE:
+            if order[0] != LOAD:
                 self._ask((LOAD,), max(STARTING, timeout or 0))
         return self._ask(order, timeout)
 

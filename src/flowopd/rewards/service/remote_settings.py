@@ -1,11 +1,13 @@
 """What a recipe says of the servers that a scorer asks."""
 
 import os
+import ssl
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from flowopd.config import Config, FilePath
+from flowopd.errors import FlowOPDError
 from flowopd.rewards.service.access import HOST, PORT, TOKEN, find_token
 from flowopd.rewards.service.images import LOSSLESS, Format
 from flowopd.rewards.settings import ScorerSettings, ScorerSpec
@@ -29,6 +31,8 @@ class Declaration(Config):
     metrics: list[DeclaredMetric] = Field(min_length=1)
     tasks: list[str] | None = None
     grouped: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Those that it has beside its defaults and that change a number, as `/about` tells them."""
 
 
 class ServerSettings(ScorerSettings):
@@ -40,6 +44,7 @@ class ServerSettings(ScorerSettings):
         "token_file",
         "connections",
         "request_seconds",
+        "call_seconds",
         "patience",
         "attempts",
         "hedge_after",
@@ -56,8 +61,11 @@ class ServerSettings(ScorerSettings):
     """Of jpeg."""
     connections: int = Field(2, ge=1)
     """Requests at the same time to each server: one is scored while the next travels."""
-    request_seconds: float = Field(300.0, gt=0)
-    """In which a server has to answer."""
+    request_seconds: float = Field(240.0, gt=0)
+    """In which a server has to answer; more than it allows its scorer for a call."""
+    call_seconds: float = Field(540.0, gt=0)
+    """In which all scores of a call have to be there; those that are not are missing. It should be
+    less than the scorer's `timeout`, after which the others would be lost, too."""
     patience: float = Field(60.0, ge=0)
     """Seconds for which all servers may be away before that is an error."""
     attempts: int = Field(4, ge=1)
@@ -92,7 +100,25 @@ class ServerSettings(ScorerSettings):
     def token(self) -> str | None:
         if self.token_file is not None:
             return find_token(None, self.token_file)
-        return os.environ.get(self.token_env) or None
+        given = os.environ.get(self.token_env)
+        try:
+            return find_token(given, None) if given else None
+        except FlowOPDError as error:
+            place = f"the environment's {self.token_env}"
+            raise FlowOPDError(f"The token in {place} cannot be used. {error}") from None
+
+    def certificates(self) -> ssl.SSLContext | bool:
+        """By which servers at https addresses are known: the usual ones, or the environment's."""
+        import httpx
+
+        if not any(url.startswith("https://") for url in self.urls):
+            return True
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:
+            raise FlowOPDError(
+                f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read: {error}."
+            ) from None
 
 
 class RemoteSettings(ServerSettings):
