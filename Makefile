@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	@echo "Open $(DEMO)/study/report.html in a browser; $(DEMO)/sample/contact_sheet.png is the base."
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -48,26 +48,30 @@ class NetworkScorer(ABC, Generic[S, N]):
         return model_files.about(self.settings, self.models, self.licence, self.cost)
 
     def load(self) -> None:
-        if self._network is None:
-            self._network = self._open()
+        self._ready()
 
     def close(self) -> None:
         """Give the network's memory back."""
         self._network = None
 
     def score(self, images: NDArray[np.uint8], records: Sequence[PromptRecord]) -> list[Scores]:
-        self.load()
-        assert self._network is not None
+        network = self._ready()
         found: list[Scores] = []
         for start in range(0, len(records), self.settings.batch_size):
             batch = slice(start, start + self.settings.batch_size)
             prompts = [record.prompt for record in records[batch]]
-            numbers = self._read(self._network, images[batch], prompts)
+            numbers = self._read(network, images[batch], prompts)
             found += [self._scores(number) for number in numbers]
         return found
 
     def example(self) -> tuple[NDArray[np.uint8], PromptRecord]:
         return draw(RED_SQUARE), PromptRecord(RED_SQUARE.prompt)
+
+    def _ready(self) -> N:
+        network = self._network
+        if network is None:
+            network = self._network = self._open()
+        return network
 
     def _scores(self, number: float) -> Scores:
         (info,) = self.metrics

@@ -240,7 +240,7 @@ class TestTrouble:
         start = time.monotonic()
         with (
             fake_openai(answer) as fake,
-            judge(fake, call_seconds=1.5, concurrency=3, size=16) as scorer,
+            judge(fake, call_seconds=3.0, concurrency=3, size=16) as scorer,
         ):
             found = attempt(scorer, pictures(6), records(6))
             assert time.monotonic() - start < 10
@@ -250,7 +250,7 @@ class TestTrouble:
         values = [score.values["unifiedreward"] for score in found]
         assert values == [1.0, 1.1, None, None, None, None]
         reasons = [score.reasons["unifiedreward"] for score in found[2:]]
-        late = "no answer within the 1.5 seconds of its call (call_seconds)"
+        late = "no answer within the 3 seconds of its call (call_seconds)"
         assert reasons == [f"{late}; the last: it answered 500: broken", late, late, late]
         assert not any(isinstance(score, Failed) for score in found)
 

@@ -136,10 +136,10 @@ class TestScores:
         said = "Final Score: 4"
         for filling in (" ", "*", "</s>", "<think>", said, f"{said} ", said + " " * 99):
             long = filling * (60_000 // len(filling))
-            start = time.monotonic()
+            start = time.process_time()
             with contextlib.suppress(FlowOPDError):
                 UNIFIED.score(f"{said}{long}x\n{long}")
-            assert time.monotonic() - start < 1
+            assert time.process_time() - start < 1
 
     def test_of_several_respects(self) -> None:
         reply = "A red car.\nQuality: 4.5\nInstruction: 2\nOverall: 2.5"

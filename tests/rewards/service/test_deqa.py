@@ -216,7 +216,7 @@ def test_a_model_that_does_not_come_back_makes_it_unhealthy_until_it_does() -> N
         assert ask(url, "GET", "/healthz")[0] == 503
         model.go.set()
         assert eventually(lambda: ask(url, "GET", "/healthz")[0] == 200)
-        assert ask(url, "POST", "/score", body)[0] == 200
+        assert eventually(lambda: ask(url, "POST", "/score", body)[0] == 200)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,31 @@ class TestInAThread:
             pass
         assert not idle.closed
 
+    def test_what_still_works_when_it_is_closed_leaves_the_scorer_to_the_next(self) -> None:
+        class Keeping(Held):
+            closed = False
+
+            def close(self):
+                self.closed = True
+
+        scorer = Keeping()
+        with Jury([(spec_of(), scorer)]) as first:
+            first.call(scorer, *asked("a"))
+            assert until(lambda: any(t.name == "moody" for t in threading.enumerate()))
+            time.sleep(0.1)
+        with Jury([(spec_of(), scorer)]) as second:
+            scorer.go.set()
+            assert reasons(second.call(scorer, *asked("b")).result()) == [None]
+            assert until(lambda: len(scorer.calls) == 2)
+            assert not scorer.closed
+        assert until(lambda: scorer.closed)
+
+    def test_a_closed_one_does_nothing_more(self) -> None:
+        runner = runners.ThreadRunner(Moody())
+        runner.close()
+        with pytest.raises(runners.GivenUp, match="it has been closed"):
+            runner.run((runners.LOAD,))
+
     def test_an_empty_call(self) -> None:
         scorer = Moody()
         with Jury([(spec_of(), scorer)]) as jury:
@@ -334,13 +359,15 @@ class TestChecks:
             with pytest.raises(FlowOPDError, match=r"nothing gave 0\.5, expected 0"):
                 check_jury(jury, Alone())
 
-    def test_one_that_hangs_is_a_problem(self) -> None:
+    def test_one_that_hangs_is_a_problem(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jury, "STARTING", 0.2)
+
         class Slow(Moody):
             def self_check(self):
                 time.sleep(3)
 
-        with Jury([(spec_of(timeout=0.2), Slow())]) as jury:
-            ((_, found),) = jury.examine()
+        with Jury([(spec_of(timeout=0.1), Slow())]) as jury_:
+            ((_, found),) = jury_.examine()
         assert found.problem == "it cannot be examined: it did not answer within 0.2 s"
 
     def test_a_check_that_raises_is_a_problem(self) -> None:

@@ -88,10 +88,11 @@ class Judge:
         return False
 
     def close(self) -> None:
-        if self._background is not None and self._endpoint is not None and self._background.alive:
-            self._background.run(self._endpoint.close())
-            self._background.close()
+        background, endpoint = self._background, self._endpoint
         self._background = self._endpoint = None
+        if background is not None and endpoint is not None and background.alive:
+            background.run(endpoint.close())
+            background.close()
 
     def _ready(self) -> tuple[Background, Endpoint]:
         if self._background is None or self._endpoint is None or not self._background.alive:

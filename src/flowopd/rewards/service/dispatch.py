@@ -189,8 +189,8 @@ class Dispatch:
 
     def _too_late(self) -> str:
         return (
-            f"the servers {self._places()} had not scored it when the call's "
-            f"{self.patience.call_seconds:.3g} seconds (call_seconds) were over"
+            f"the servers {self._places()} had not scored it when the call's time (call_seconds) "
+            "was over"
         )
 
     def _places(self) -> str:

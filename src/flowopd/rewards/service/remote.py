@@ -62,7 +62,8 @@ class ServedScorer:
 
     def close(self) -> None:
         """Calls that are under way in other threads end with an error."""
-        pool, self._pool = self._pool, None
+        with self._opening:
+            pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 

@@ -130,7 +130,7 @@ class Replica:
             raise DownError(f"no answer within {seconds:g} seconds") from None
         except httpx.InvalidURL as error:
             raise UnavailableError(f"{self.url} is no address of a server: {error}.") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RuntimeError) as error:  # the latter when the client was closed
             raise DownError(_words(error)) from None
         if answer.status_code == 200:
             return answer.content

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowopd import plugins
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.service.access import HOST, PORT, find_token, refuse_open_door, taken
 from flowopd.rewards.service.limits import Limits
@@ -20,6 +21,8 @@ Announce = Callable[[str], None]
 POLL = 0.01
 CALL_SECONDS = 120.0
 """Of a scorer that is given no `timeout`: less than those who ask wait for an answer."""
+IN_TIME = 0.8
+"""The part of it in which a scorer that ends its calls by itself does so."""
 
 
 def serve(
@@ -40,17 +43,28 @@ def serve(
     key = find_token(token, token_file)
     refuse_open_door(host, key)
     assembled = _assembler()
+    spec = for_requests(spec)
     scorer = spec.load()
     with taken(host, port) as place:
         runners = runners_of(spec, scorer)
-        timeout = spec.timeout if "timeout" in spec.model_fields_set else CALL_SECONDS
-        service = Service(scorer, runners, limits or Limits(), spec.identity(), timeout)
+        service = Service(scorer, runners, limits or Limits(), spec.identity(), spec.timeout)
         try:
             asyncio.run(_run(service, assembled(service, key, host), place, announce or _say))
         except KeyboardInterrupt:  # how one ends it
             return
         finally:
             service.close()
+
+
+def for_requests(spec: ScorerSpec) -> ScorerSpec:
+    """With a server's times where none are given: less than those who ask have patience for."""
+    if "timeout" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"timeout": CALL_SECONDS})
+    known = plugins.scorer_settings(spec.name, spec.settings)
+    if known is None or "call_seconds" not in type(known).model_fields:
+        return spec
+    settings = {"call_seconds": IN_TIME * spec.timeout, **spec.settings}
+    return spec.model_copy(update={"settings": settings})
 
 
 async def _run(

@@ -18,6 +18,7 @@ from flowopd.rewards.work.runners import (
     EXAMINE,
     LOAD,
     SCORE,
+    STARTING,
     GivenUp,
     Order,
     Runner,
@@ -95,10 +96,11 @@ class Desk:
                 raise FlowOPDError(f"The scorer {self.name!r} cannot be loaded: {error}.") from None
 
     def examined(self, speed: bool) -> Examination:
-        """By the first of its runners. Loading may take any time, as it may fetch a model."""
+        """By the first of its runners. Loading may take any time, as it may fetch a model; the rest
+        has as long as a process has to start, since it makes several calls."""
         try:
             grown = self._runners[0].run((LOAD,))
-            found = self._runners[0].run((EXAMINE, speed), self._timeout)
+            found = self._runners[0].run((EXAMINE, speed), max(STARTING, self._timeout))
             return replace(found, host_bytes=grown + found.host_bytes)
         except GivenUp as error:
             return Examination(problem=f"it cannot be examined: {error}")

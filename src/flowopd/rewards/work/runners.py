@@ -66,16 +66,13 @@ class ThreadRunner:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._hangs = self._busy = False
+        self._lock = threading.Lock()
+        self._hangs = self._busy = self._closed = self._abandoned = False
 
     def run(self, order: Order, timeout: float | None = None) -> Any:
         if self._hangs:
             self._look_again()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._scorer.name, daemon=True)
-            self._thread.start()
-        self._orders.put(order)
-        self._busy = True
+        self._hand_over(order)
         try:
             answer = self._answers.get(timeout=timeout)
         except queue.Empty:
@@ -87,13 +84,27 @@ class ThreadRunner:
         return answer
 
     def close(self) -> None:
-        """One that is at work ends when it has come back, and is not waited for."""
-        if self._thread is None:
-            return
-        self._orders.put(None)
-        if not self._busy:
-            self._thread.join(LAST_WORDS)
-        self._thread = None
+        """One that is at work ends when it has come back, and is not waited for. It does not close
+        its scorer then, which others may use by that time."""
+        with self._lock:
+            thread, self._closed, self._abandoned = self._thread, True, self._busy
+            if thread is None:
+                return
+            self._thread = None
+            self._orders.put(None)
+        if not self._abandoned:
+            thread.join(LAST_WORDS)
+
+    def _hand_over(self, order: Order) -> None:
+        with self._lock:
+            if self._closed:
+                raise GivenUp("it has been closed")
+            if self._thread is None:
+                name = self._scorer.name
+                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._thread.start()
+            self._busy = True
+            self._orders.put(order)
 
     def _look_again(self) -> None:
         """Whether the call that was given up has come to its end by now."""
@@ -112,8 +123,9 @@ class ThreadRunner:
             except BaseException as error:  # a scorer that wants to end the process
                 answer = GivenUp(in_words(error))
             self._answers.put(answer)
-        with contextlib.suppress(Exception):
-            close(self._scorer)
+        if not self._abandoned:
+            with contextlib.suppress(Exception):
+                close(self._scorer)
 
 
 def runners_of(spec: ScorerSpec, scorer: Scorer) -> list[Runner]:
