@@ -23,7 +23,7 @@ from flowopd.rewards.work.runners import Runner, ThreadRunner
 from flowopd.tasks.prompts import PromptRecord
 
 QUICK = Limits(
-    body=2**20, batch=8, pixels=2**16, header_seconds=0.4, pause_seconds=0.4, body_seconds=1.0
+    body=2**20, batch=8, pixels=2**16, header_seconds=0.8, pause_seconds=0.8, body_seconds=1.0
 )
 
 
