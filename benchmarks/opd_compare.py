@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowopd.planning.outline import bytes_in
 from flowopd.tasks.batches import Sample
-from opd_measure import Forwards, bytes_of, growth, seconds
+from opd_measure import Forwards, growth, seconds
 from opd_setup import BASELINE, VARIANTS
 from opd_sides import Side
 
@@ -76,7 +77,7 @@ def _weighed(
     variant = VARIANTS.get(name)
     row = Row(name, BASELINE if variant is None else variant.label, held=0, peak=None)
     side.update(draw())
-    row.held = bytes_of(side.held())
+    row.held = bytes_in(side.held())
     if device.type == "cpu" and variant is not None and variant.compiled:
         side.update(draw())  # what compiled code allocates on a CPU cannot be seen
         return row

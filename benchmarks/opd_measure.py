@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -76,12 +76,6 @@ class Forwards:
 
     def _count(self, network: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
         self.rows += len(named["hidden_states"])
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Of their storages, each counted once."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 class Growth:

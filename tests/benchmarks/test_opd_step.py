@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowopd.planning.outline import bytes_in
 from flowopd.policy.sd3 import SD3Model
 from flowopd.tasks.batches import Sample
 from opd_compare import cosines
-from opd_measure import Forwards, bytes_of, growth
+from opd_measure import Forwards, growth
 from opd_profile import BACKWARD, profile
 from opd_setup import TASKS, VARIANTS, Material, Options, recipe, write_material
 from opd_sides import Ours, Released, Side, load
@@ -186,13 +187,13 @@ class TestMeasuring:
             del first, third, fourth
         assert grown.bytes == 8000
 
-    def test_bytes_of_counts_a_storage_once(self) -> None:
+    def test_bytes_in_counts_a_storage_once(self) -> None:
         whole = torch.zeros(100)
-        assert bytes_of([whole, whole[10:], whole.view(10, 10)]) == 400
+        assert bytes_in([whole, whole[10:], whole.view(10, 10)]) == 400
 
     def test_what_the_baseline_holds(self, sides: dict[str, Side]) -> None:
-        released, ours = (bytes_of(sides[name].held()) for name in "ac")
-        merged = bytes_of(sides["f"].held())
+        released, ours = (bytes_in(sides[name].held()) for name in "ac")
+        merged = bytes_in(sides["f"].held())
         assert released > 1.5 * ours
         assert ours < merged < released
 

@@ -14,7 +14,7 @@ from flowopd.planning.outline import Outline
 from flowopd.policy.protocol import PromptEmbeds
 from flowopd.rewards.reward import RewardFunction, Rewards
 from flowopd.tasks.prompts import PromptRecord
-from flowopd.training.methods.sft import POOL_SEED, SFT
+from flowopd.training.methods.sft import SFT
 from flowopd.training.ranks import Ranks
 
 
@@ -79,16 +79,7 @@ class ImaginedSFT(SFT):
     """Draws one pass of each teacher's pictures, and keeps none."""
 
     def _fill(self, task: str) -> None:
-        from flowopd.tasks.batches import Batches
-
-        context = self.context
-        source = Batches(
-            {task: context.records[task]},
-            {task: 1.0},
-            prompts=self.config.images_per_task,
-            seed=context.config.seed + POOL_SEED,
-        )
-        samples = source.draw()
-        for latents in self._drawn(task, samples[: context.config.batch.micro]):
+        samples = self._pool(task)
+        for latents in self._drawn(task, samples[: self.context.config.batch.micro]):
             self._latents[task] = latents.expand(len(samples), *latents.shape)
         self._records[task] = [sample.record for sample in samples]

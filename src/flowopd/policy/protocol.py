@@ -139,6 +139,9 @@ class ModelConfig(Config, ABC):
     def check(self) -> None:
         """Refuse, before any weight is loaded, what cannot be opened."""
 
+    def check_training(self) -> None:
+        """Refuse what can be sampled from, and not be trained."""
+
     def check_pictures(self, prompts: Sequence[str], height: int | None, width: int | None) -> None:
         """Refuse prompts and sizes that the model does not know, where that is cheap to tell."""
 

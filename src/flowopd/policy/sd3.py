@@ -69,6 +69,13 @@ class SD3Config(ModelConfig):
             )
         sd3_files.check_folder(self._local, self.t5)
 
+    def check_training(self) -> None:
+        if self.dtype == "fp16":
+            raise FlowOPDError(
+                "model.dtype is fp16, in which most gradients of a mean over many pictures are too "
+                "small to be told from 0; train with bf16, or fp32."
+            )
+
     def fingerprint(self) -> str | None:
         if self.transformer is None and sd3_files.is_hub_id(self.path):
             return None

@@ -79,7 +79,7 @@ class Checkpoints:
         if not self._whole(final):
             try:
                 self._write(final, kinds, tensors, {**record, "recipe": self._recipe})
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 self._sweep()
                 raise FlowOPDError(
                     f"The checkpoint {final} cannot be written: {error}. Those before it are as "

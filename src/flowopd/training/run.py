@@ -65,7 +65,7 @@ class Outcome:
 def prepare(config: TrainConfig, *, pending: Collection[Path] = ()) -> TrainPlan:
     """Refuse what cannot be trained. Adapters at `pending` paths are still to be made."""
     check_processes(config, processes())
-    _check_precision(config)
+    config.model.check_training()
     config.model.check()
     records = {
         name: [record for entry in task.prompts for record in read_set(entry)]
@@ -121,14 +121,6 @@ def _check_kinds(config: TrainConfig, files: Mapping[Path, Expert], *, complete:
         raise FlowOPDError(
             "teachers.place: host would do nothing: all teachers are adapters, which are small and "
             "stay on the device. Leave it out."
-        )
-
-
-def _check_precision(config: TrainConfig) -> None:
-    if getattr(config.model, "dtype", None) == "fp16":
-        raise FlowOPDError(
-            "model.dtype is fp16, in which most gradients of a mean over many pictures are too "
-            "small to be told from 0; train with bf16, or fp32."
         )
 
 

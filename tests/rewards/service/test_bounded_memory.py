@@ -12,9 +12,9 @@ from served import served
 from flowopd.config import build
 from flowopd.rewards.scorer import MetricInfo, Scores
 from flowopd.rewards.service import pool
-from flowopd.rewards.service.counters import resident_memory
 from flowopd.rewards.service.remote import Remote
 from flowopd.rewards.service.remote_settings import RemoteSettings
+from flowopd.rewards.work.memory import resident_memory
 from flowopd.tasks.prompts import PromptRecord
 
 SIZE, BATCH, CONNECTIONS = 512, 2, 2

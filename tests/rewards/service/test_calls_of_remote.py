@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from remotes import EXACT
 from served import Exact, free_port, pictures, records, served
 
 from flowopd import plugins
 from flowopd.rewards.service.remote import Remote
 from flowopd.rewards.work.calls import Failed, attempt
-
-EXACT = {"name": "exact", "version": 3, "metrics": [{"name": "exact"}, {"name": "length"}]}
-EXACT["metrics"][1] |= {"low": 0, "high": 1e9, "scale": 10}  # type: ignore[index]
 
 
 @contextlib.contextmanager

@@ -24,10 +24,10 @@ from PIL import Image
 from served import QUICK, Exact, ask, pictures, port_of, raw, records, served
 
 from flowopd.rewards.service import gate
-from flowopd.rewards.service.counters import resident_memory
 from flowopd.rewards.service.images import encode
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.wire import request_body
+from flowopd.rewards.work.memory import resident_memory
 from flowopd.tasks.prompts import PromptRecord
 
 KEY = "a-token-of-24-characters"

@@ -8,45 +8,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from remotes import EXACT, KEY, remote, values
 from served import Exact, Fussy, Slow, ask, free_port, pictures, records, served
 from unhurried import Unhurried
 
 from flowopd import plugins
-from flowopd.config import build
 from flowopd.errors import FlowOPDError
-from flowopd.rewards.scorer import MetricInfo, Scores, UnavailableError
+from flowopd.rewards.scorer import MetricInfo, UnavailableError
 from flowopd.rewards.service.limits import Limits
-from flowopd.rewards.service.remote import Remote
-from flowopd.rewards.service.remote_settings import RemoteSettings
 from flowopd.rewards.settings import ScorerSpec
 from flowopd.tasks.prompts import PromptRecord
 
 HERE = Path(__file__).parent
 UNHURRIED = f"{HERE / 'unhurried.py'}:Unhurried"
-EXACT = {
-    "name": "exact",
-    "version": 3,
-    "metrics": [{"name": "exact"}, {"name": "length", "low": 0, "high": 1e9, "scale": 10}],
-}
-KEY = "a-token-of-24-characters"
-
-
-@contextlib.contextmanager
-def remote(*urls: str, **more: Any) -> Iterator[Remote]:
-    given = {"urls": list(urls), "patience": 5, **more}
-    if "scorer" not in given:
-        given.setdefault("declares", EXACT)
-    with contextlib.closing(Remote(build(RemoteSettings, given))) as scorer:
-        yield scorer
-
-
-def values(scores: Sequence[Scores]) -> list[dict[str, float | None]]:
-    return [score.values for score in scores]
 
 
 def dead_url() -> str:

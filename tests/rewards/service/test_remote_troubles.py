@@ -7,13 +7,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import remotes
 from deqa_script import script
+from remotes import EXACT, KEY, exact, values
 from served import Exact, Fussy, Slow, ask, free_port, pictures, records, served
 
 from flowopd.config import build
@@ -21,7 +24,6 @@ from flowopd.errors import FlowOPDError
 from flowopd.evaluation.score import begin_scoring
 from flowopd.rewards.scorer import Finding, Scores, UnavailableError
 from flowopd.rewards.service.limits import Limits
-from flowopd.rewards.service.remote import Remote
 from flowopd.rewards.service.remote_settings import RemoteSettings
 from flowopd.rewards.service.server import CALL_SECONDS, for_requests
 from flowopd.rewards.service.wire import PROTOCOL, about_reply, request_body
@@ -30,27 +32,7 @@ from flowopd.rewards.work import Failed, Jury
 from flowopd.tasks.prompts import PromptRecord
 
 HERE = Path(__file__).parent
-EXACT = {
-    "name": "exact",
-    "version": 3,
-    "metrics": [{"name": "exact"}, {"name": "length", "low": 0, "high": 1e9, "scale": 10}],
-}
-KEY = "a-token-of-24-characters"
-
-
-@contextlib.contextmanager
-def remote(*urls: str, **more: Any) -> Iterator[Remote]:
-    given = {"urls": list(urls), "patience": 1, "declares": EXACT, **more}
-    with contextlib.closing(Remote(build(RemoteSettings, given))) as scorer:
-        yield scorer
-
-
-def values(scores: Sequence[Scores]) -> list[dict[str, float | None]]:
-    return [score.values for score in scores]
-
-
-def exact(count: int) -> list[dict[str, float | None]]:
-    return values(Exact().score(pictures(count), records(count)))
+remote = partial(remotes.remote, patience=1)
 
 
 class Other(Exact):

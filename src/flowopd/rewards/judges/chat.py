@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from flowopd.rewards.judges.settings import JudgeSettings
 from flowopd.rewards.scorer import UnavailableError
 from flowopd.rewards.service.retry import backoff, retry_after
+from flowopd.rewards.work.calls import in_words
 
 if TYPE_CHECKING:
     import httpx
@@ -158,8 +159,7 @@ class Endpoint:
                 f"The judge {self._name!r}: {url} is no address: {error}."
             ) from None
         except httpx.HTTPError as error:
-            words = " ".join(str(error).split())
-            raise PassingError(f"{type(error).__name__}: {words}") from None
+            raise PassingError(in_words(error)) from None
 
     def _body(self, text: str, image: bytes) -> dict[str, Any]:
         data = base64.b64encode(image).decode("ascii")

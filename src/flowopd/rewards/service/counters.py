@@ -1,9 +1,9 @@
 """Counts of what a server did, in the text format that Prometheus reads."""
 
-import os
 import threading
 import time
-from pathlib import Path
+
+from flowopd.rewards.work.memory import resident_memory
 
 PREFIX = "flowopd_reward"
 HELP = {
@@ -53,15 +53,6 @@ class Counters:
                 if owner == name:
                     lines.append(f"{PREFIX}_{name}{_braces(labels)} {value!r}")
         return "\n".join(lines) + "\n"
-
-
-def resident_memory() -> int:
-    """Bytes that this process holds; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _braces(labels: Labels) -> str:

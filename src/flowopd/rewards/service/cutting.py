@@ -5,24 +5,13 @@ from dataclasses import dataclass
 
 from flowopd.rewards.service.images import Format, most_bytes
 from flowopd.rewards.service.wire import LimitsReply
+from flowopd.rewards.work.calls import Unit
 from flowopd.tasks.prompts import PromptRecord
 
 ESCAPED = 12
 """Bytes that a character of a record takes in JSON at most."""
 AROUND = 100
 """Bytes of a picture's item beside the picture and its record, and more."""
-Unit = tuple[int, ...]
-"""The pictures, by their place in the call, that have to be scored together."""
-
-
-def units(records: Sequence[PromptRecord], grouped: bool) -> list[Unit]:
-    """The smallest parts of a call: pictures, or those of a prompt where they are compared."""
-    if not grouped:
-        return [(index,) for index in range(len(records))]
-    groups: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        groups.setdefault(record.prompt, []).append(index)
-    return [tuple(group) for group in groups.values()]
 
 
 def together(some: Sequence[Unit], most: int) -> list[list[Unit]]:

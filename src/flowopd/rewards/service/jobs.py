@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flowopd.rewards.scorer import Scores
-from flowopd.rewards.service.cutting import Unit, together
+from flowopd.rewards.service.cutting import together
 from flowopd.rewards.service.replica import Replica
+from flowopd.rewards.work.calls import Unit
 
 Request = asyncio.Task[list[Scores]]
 DOUBTS = 2

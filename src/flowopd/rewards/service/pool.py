@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.scorer import Finding, Scores, UnavailableError
 from flowopd.rewards.service.background import Background
-from flowopd.rewards.service.cutting import Unit, Weight, together, units
+from flowopd.rewards.service.cutting import Weight, together
 from flowopd.rewards.service.dispatch import Dispatch, Patience, no_answer
 from flowopd.rewards.service.jobs import Job
 from flowopd.rewards.service.replica import BusyError, DownError, Replica
 from flowopd.rewards.service.wire import AboutReply, request_body
-from flowopd.rewards.work.calls import Failed
+from flowopd.rewards.work.calls import Failed, Unit, units
 from flowopd.tasks.prompts import PromptRecord
 
 if TYPE_CHECKING:

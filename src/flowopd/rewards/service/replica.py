@@ -19,6 +19,7 @@ from flowopd.rewards.service.wire import (
     read_reply,
     sentences,
 )
+from flowopd.rewards.work.calls import in_words
 
 if TYPE_CHECKING:
     import httpx
@@ -131,7 +132,7 @@ class Replica:
         except httpx.InvalidURL as error:
             raise UnavailableError(f"{self.url} is no address of a server: {error}.") from None
         except (httpx.HTTPError, RuntimeError) as error:  # the latter when the client was closed
-            raise DownError(_words(error)) from None
+            raise DownError(in_words(error)) from None
         if answer.status_code == 200:
             return answer.content
         if answer.status_code == 429:
@@ -172,8 +173,3 @@ def _said(answer: Any) -> str:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         return " ".join(answer.text.split())[:200] or "nothing more"
-
-
-def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

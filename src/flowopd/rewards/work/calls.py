@@ -15,6 +15,8 @@ from flowopd.rewards.scorer import Scorer, Scores, UnavailableError
 from flowopd.tasks.prompts import PromptRecord
 
 Images = NDArray[np.uint8]
+Unit = tuple[int, ...]
+"""The pictures, by their place in the call, that have to be scored together."""
 AGAIN = 2
 """How often a call is made again after an error that may be gone the next time."""
 PAUSE = 0.5
@@ -62,9 +64,9 @@ def attempt(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> 
     stay together if the scorer compares them. An UnavailableError is about none of them: all that
     have no scores yet are missing, and no more is asked.
     """
-    units = _units(scorer, records)
+    parts = units(records, scorer.grouped)
     found: dict[int, Scores] = {}
-    waiting = [units]
+    waiting = [parts]
     while waiting:
         some = waiting.pop()
         chosen = [index for unit in some for index in unit]
@@ -93,14 +95,14 @@ def in_words(error: BaseException) -> str:
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
 
 
-def _units(scorer: Scorer, records: Sequence[PromptRecord]) -> list[list[int]]:
-    """The smallest parts of a call that can be scored by themselves."""
-    if not scorer.grouped:
-        return [[index] for index in range(len(records))]
+def units(records: Sequence[PromptRecord], grouped: bool) -> list[Unit]:
+    """The smallest parts of a call: pictures, or those of a prompt where they are compared."""
+    if not grouped:
+        return [(index,) for index in range(len(records))]
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault(record.prompt, []).append(index)
-    return list(groups.values())
+    return [tuple(group) for group in groups.values()]
 
 
 def _scored(scorer: Scorer, images: Images, records: Sequence[PromptRecord]) -> list[Scores] | str:

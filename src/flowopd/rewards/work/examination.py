@@ -4,7 +4,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from flowopd.rewards.scorer import (
     ShowsItself,
 )
 from flowopd.rewards.work.calls import in_words
+from flowopd.rewards.work.memory import resident_memory
 from flowopd.tasks.prompts import PromptRecord
 
 IMAGES = 8
@@ -100,12 +100,8 @@ def _noise() -> NDArray[np.uint8]:
 
 def _host_bytes() -> int:
     """What the process holds now, or where the system does not say, the most that it ever did."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resident_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _forget_peak() -> None:

@@ -60,14 +60,7 @@ class SFT(Method):
 
     def _fill(self, task: str) -> None:
         """Draw what is not there yet, each process its own files."""
-        context = self.context
-        source = Batches(
-            {task: context.records[task]},
-            {task: 1.0},
-            prompts=self.config.images_per_task,
-            seed=context.config.seed + POOL_SEED,
-        )
-        samples = source.draw()
+        context, samples = self.context, self._pool(task)
         chunks = [samples[first : first + FILE] for first in range(0, len(samples), FILE)]
         files = [
             context.folder / "pool" / f"{task}-{n:05d}.safetensors" for n in range(len(chunks))
@@ -90,6 +83,16 @@ class SFT(Method):
         self._latents[task] = torch.cat([part for part in found if part is not None])
         self._records[task] = [sample.record for sample in samples]
         context.images += len(samples)
+
+    def _pool(self, task: str) -> list[Sample]:
+        """The pictures of a task that are learned, each by its prompt and noise."""
+        source = Batches(
+            {task: self.context.records[task]},
+            {task: 1.0},
+            prompts=self.config.images_per_task,
+            seed=self.context.config.seed + POOL_SEED,
+        )
+        return source.draw()
 
     def _origin(self, task: str, samples: Sequence[Sample]) -> dict[str, str]:
         """What pictures depend on, to be written with them."""
