@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import select
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -191,3 +193,18 @@ def pictures(count: int, size: int = 8, seed: int = 0) -> np.ndarray:
 
 def records(count: int, **meta: Any) -> list[PromptRecord]:
     return [PromptRecord(f"prompt {i}", "a", f"tag {i % 2}", dict(meta)) for i in range(count)]
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[None]:
+    """Memory that Python and numpy hold is counted: what the process keeps varies with chance."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def held() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]

@@ -21,13 +21,12 @@ from typing import Any
 import pytest
 from deqa_script import script, served_script
 from PIL import Image
-from served import QUICK, Exact, ask, pictures, port_of, raw, records, served
+from served import QUICK, Exact, ask, held, pictures, port_of, raw, records, served, traced
 
 from flowopd.rewards.service import gate
 from flowopd.rewards.service.images import encode
 from flowopd.rewards.service.limits import Limits
 from flowopd.rewards.service.wire import request_body
-from flowopd.rewards.work.memory import resident_memory
 from flowopd.tasks.prompts import PromptRecord
 
 KEY = "a-token-of-24-characters"
@@ -399,10 +398,10 @@ def test_nothing_is_left_of_them(serve: Serve) -> None:
         with socket.create_connection(("127.0.0.1", port_of(url))) as place:
             place.sendall(post("/score", f"Content-Length: {len(GOOD)}") + GOOD[:100])
 
-    with serve() as url:
+    with serve() as url, traced():
         attack(url)
         time.sleep(QUICK.header_seconds + 0.2)
-        before = threading.active_count(), len(os.listdir("/proc/self/fd")), resident_memory()
+        before = threading.active_count(), len(os.listdir("/proc/self/fd")), held()
         for _ in range(10):
             attack(url)
         end = time.monotonic() + 10
@@ -413,7 +412,7 @@ def test_nothing_is_left_of_them(serve: Serve) -> None:
             time.sleep(0.05)
         assert after[0] <= before[0]
         assert after[1] <= before[1]
-        assert resident_memory() - before[2] < 20 * 2**20
+        assert held() - before[2] < 2**20
         assert_alive(url)
         assert "in_flight 0.0" in ask(url, "GET", "/metrics")[1]
 
