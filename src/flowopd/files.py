@@ -20,12 +20,17 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        settle(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(file: Path) -> None:
+    """Have a written file on the disk, with the rights that new files get here."""
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    file.chmod(0o666 & ~_umask())
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

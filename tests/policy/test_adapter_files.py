@@ -1,7 +1,9 @@
 """Adapters on disk: both formats in and out, and every way in which a file can fail to fit."""
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -455,6 +457,16 @@ def test_a_student_that_diverged_does_not_replace_the_old_folder(saved: Path) ->
     with pytest.raises(FlowOPDError, match=r"not saved to .*1 of its tensors .*to_q\.lora_B"):
         bank.save("student", saved, metadata={}, lora_prefix="transformer")
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    folder, before = tmp_path / "student", os.umask(0o027)
+    try:
+        bank_with_student().save("student", folder, metadata={}, lora_prefix="transformer")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o640}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
 
 
 def test_saving_to_a_link_replaces_the_folder_that_it_leads_to(saved: Path) -> None:

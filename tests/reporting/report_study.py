@@ -49,7 +49,7 @@ FIGURES: list[dict[str, Any]] = [
     },
     {
         "kind": "curves",
-        "title": "What it costs",
+        "title": "What does it cost?",
         "caption": "Probes against the images that a stage has generated.",
         "rows": ["opd-merge", "grpo-mix", "teacher-compose", "teacher-text"],
         "metrics": ["compose", "text", "average"],

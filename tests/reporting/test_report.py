@@ -141,6 +141,8 @@ class TestFinished:
         assert page.html.count('class="plot"') == 2 + 1 + 1 + 3 + 1
         assert "compose and text" in page.texts  # the title of a panel
         assert "95% of teacher-compose" in page.texts  # beside its line
+        assert "Figure 1. The seesaw, and its cure." in page.texts
+        assert "Figure 2. What does it cost?" in page.texts
 
     def test_the_report_is_the_same_again(self, finished: Path, page: Page) -> None:
         assert write_report(finished).read_text(encoding="utf-8") == page.html

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import sha256
+from flowopd.files import settle, sha256
 from flowopd.policy.adapter_files import NOTES, PEFT_CONFIG, PEFT_WEIGHTS, broken_keys
 from flowopd.policy.adapter_keys import PEFT_PREFIX
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, write_diffusers
@@ -72,6 +72,8 @@ def replacing_folder(folder: Path, ours: set[str]) -> Iterator[Path]:
         fresh = scratch / folder.name
         fresh.mkdir()
         yield fresh
+        for file in fresh.iterdir():
+            settle(file)
         if folder.is_dir():
             _carry_over(folder, fresh, ours)
             _swap(fresh, folder)

@@ -6,7 +6,6 @@ tensors' SHA-256 and one of its own.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import sha256
+from flowopd.files import settle, sha256
 from flowopd.training.sharding import one_by_one
 from flowopd.training.tensor_file import in_order, write_tensors
 
@@ -103,11 +102,11 @@ class Checkpoints:
         scratch = self.folder / f".{final.name}"
         scratch.mkdir()
         digest = write_tensors(scratch / TENSORS, kinds, tensors)
-        _sync(scratch / TENSORS)
+        settle(scratch / TENSORS)
         body = {**record, "tensors": digest}
         sealed = {"state": body, "sha256": _seal(body)}
         (scratch / RECORD).write_text(json.dumps(sealed) + "\n", encoding="utf-8")
-        _sync(scratch / RECORD)
+        settle(scratch / RECORD)
         if final.exists():  # a damaged one
             shutil.rmtree(final)
         scratch.rename(final)
@@ -172,8 +171,3 @@ class _DamagedError(Exception):
 
 def _seal(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
