@@ -51,17 +51,17 @@ def one_round(
 
 
 @pytest.mark.parametrize(
-    ("checkpointing", "dtype", "tolerance"),
-    [(False, torch.bfloat16, 2**-8), (True, torch.float32, 1e-5)],
+    ("backend", "checkpointing", "dtype", "tolerance"),
+    [("eager", False, torch.bfloat16, 2**-8), ("aot_eager", True, torch.float32, 1e-5)],
 )
 def test_compiled_blocks_compute_the_same_and_switching_compiles_nothing(
-    checkpointing: bool, dtype: torch.dtype, tolerance: float
+    backend: str, checkpointing: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     bank = bank_of_four(dtype)
     if checkpointing:
         bank.transformer.enable_gradient_checkpointing()
     expected = one_round(bank, dtype)
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend(backend)
     compile_blocks(bank.transformer.transformer_blocks, counter)
     for number in range(3):
         for name, tensor in one_round(bank, dtype).items():
