@@ -9,6 +9,7 @@ from adapters import EIGHT, bank_with_student, randomise_adapter, save_plain_pef
 
 from flowopd.errors import FlowOPDError
 from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.lora_layers import LoraLinear
 from tiny_sd3 import tiny_transformer
 
 TEACHERS = ("compose", "text", "quality", "preference")
@@ -343,3 +344,27 @@ def test_a_folded_adapter_computes_the_same_in_more_memory_and_never_adapts_the_
     assert digests(bank) == before
     with pytest.raises(FlowOPDError, match="only frozen adapters are folded"):
         bank.fold("student")
+    assert all(bank.rounding(name) < 1e-4 for name in names)
+
+
+@torch.no_grad()
+def test_what_rounding_takes_from_a_folded_adapter() -> None:
+    """Half precision cannot say W + a change of a thousandth: the change is lost."""
+    bank = AdapterBank(tiny_transformer(0).bfloat16())
+    for name, size in (("large", 1.0), ("small", 1e-5)):
+        bank.create(name, Role.TEACHER, rank=4, alpha=4, targets=["attn.to_q"])
+        state = bank.state_dict(name)
+        changes = {key: torch.ones_like(t) * size for key, t in state.items() if "lora_B" in key}
+        bank.load_state_dict(name, state | changes)
+        bank.fold(name)
+    errors, sizes = 0.0, 0.0
+    for path, layer in bank.transformer.named_modules():
+        if isinstance(layer, LoraLinear) and path.endswith("attn.to_q"):
+            state = bank.state_dict("large")
+            change = state[f"{path}.lora_B.weight"] @ state[f"{path}.lora_A.weight"]
+            weight = layer.base.weight.float()
+            errors += ((weight + change).bfloat16().float() - weight - change).square().sum().item()
+            sizes += change.square().sum().item()
+    assert bank.rounding("large") == pytest.approx((errors / sizes) ** 0.5, rel=1e-4)
+    assert 0 < bank.rounding("large") < 0.05
+    assert bank.rounding("small") > 0.5

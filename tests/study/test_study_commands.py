@@ -128,7 +128,7 @@ class TestStatus:
         rows = table(call("status", out))
         assert rows["opd"][2:] == ["resume at update 2", "3/4", "12", "9"]
         assert rows["merged"][2] == "done"
-        rows = table(call("status", study_file, "stages.t-text.train.updates=5", "--out", out))
+        rows = table(call("status", study_file, "stages.t-text.train.seed=5", "--out", out))
         states = {name: row[2] for name, row in rows.items()}
         assert states["t-text"] == "changed"
         assert states["merged"] == "changed with t-text"

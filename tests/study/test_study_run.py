@@ -57,7 +57,7 @@ class TestOnce:
         assert ran(folder) == ["t-compose", "t-text", "opd", "opd.s3"]
         assert sorted(path.name for path in (folder / "stages").iterdir()) == sorted(ORDER + EVALS)
         record = json.loads((folder / "stages/opd.s3/stage.json").read_text())
-        assert list(record) == ["name", "kind", "identity", "config", "needs"]
+        assert list(record) == ["name", "kind", "identity", "course", "config", "needs"]
         assert (record["name"], record["kind"]) == ("opd.s3", "train")
         assert record["config"]["seed"] == 3
         assert record["needs"] == ["t-compose", "t-text", "merged"]
@@ -131,7 +131,7 @@ class TestAgain:
     def test_a_changed_stage_and_what_stands_on_it(self, study_file: Path, folder: Path) -> None:
         old = json.loads((folder / "stages/opd/stage.json").read_text())["identity"]
         before = files(folder / "stages")
-        change = "stages.opd.train.updates=5"
+        change = "stages.opd.train.optimizer.lr=1e-3"
         found = texts(study_file, change)
         assert {n for n, text in found.items() if text != "done"} == {
             "opd",
@@ -157,7 +157,7 @@ class TestAgain:
     def test_replaced_stages_do_not_replace_each_other(
         self, study_file: Path, folder: Path
     ) -> None:
-        for change in ("train.updates=5", "train.updates=4", "train.updates=5"):
+        for change in ("train.optimizer.lr=1", "train.optimizer.lr=3e-4", "train.optimizer.lr=1"):
             run(study_file, change, only=["t-text"])
         names = sorted(path.name for path in (folder / "replaced").iterdir())
         assert len(names) == 3
@@ -214,12 +214,12 @@ class TestTampering:
             weights.unlink()
         count = len(ran(folder))
         with pytest.raises(FlowOPDError) as caught:
-            run(study_file, "stages.opd.train.updates=5")
+            run(study_file, "stages.opd.train.optimizer.lr=1e-3")
         assert "The stage 't-text' is done, but" in str(caught.value)
         assert f"delete the folder {folder / 'stages/t-text'}" in str(caught.value)
         assert len(ran(folder)) == count
         shutil.rmtree(folder / "stages/t-text")
-        run(study_file, "stages.opd.train.updates=5")
+        run(study_file, "stages.opd.train.optimizer.lr=1e-3")
         assert ran(folder)[count:] == ["t-text", "opd", "opd.s3"]
 
     def test_between_the_check_and_the_use(
@@ -285,6 +285,44 @@ class TestFailures:
         assert not (folder / "replaced").exists()
 
 
+class TestMoreUpdates:
+    """Of one training, `opd`, on which the evaluation of its row stands."""
+
+    def test_a_finished_training_goes_on(
+        self, study_file: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        change = "stages.opd.train.updates=6"
+        (folder / "stages/opd/checkpoints/update-00000004").mkdir(parents=True)
+        found = texts(study_file, change)
+        assert found["opd"] == "resume at update 4"
+        assert found["eval.opd"] == "changed with opd"
+        run(study_file, change)
+        assert (folder / "stages/opd/checkpoints/update-00000004").is_dir()
+        assert json.loads((folder / "stages/opd/done.json").read_text())["images"] == 24
+        replaced = sorted(path.name for path in (folder / "replaced").iterdir())
+        assert [name.rpartition("-")[0] for name in replaced] == ["eval.opd", "eval.opd.s3"]
+        said = capsys.readouterr().err
+        assert f"eval.opd: what was there is of other settings; it is now {folder}" in said
+        assert texts(study_file, change)["opd"] == "done"
+
+    def test_fewer_than_it_has_are_another_training(self, study_file: Path, folder: Path) -> None:
+        (folder / "stages/opd/checkpoints/update-00000004").mkdir(parents=True)
+        assert texts(study_file, "stages.opd.train.updates=3")["opd"] == "changed"
+
+    def test_a_stopped_one_may_end_where_it_is(self, study_file: Path) -> None:
+        fault(study_file.parent / "run", "opd", "half")
+        with pytest.raises(KeyboardInterrupt):
+            run(study_file)
+        assert texts(study_file, "stages.opd.train.updates=2")["opd"] == "resume at update 2"
+        assert texts(study_file, "stages.opd.train.updates=1")["opd"] == "changed"
+
+    def test_with_a_decay_it_is_another_training(self, study_file: Path) -> None:
+        decay = "stages.opd.train.optimizer.decay=cosine"
+        run(study_file, decay)
+        assert texts(study_file, decay)["opd"] == "done"
+        assert texts(study_file, decay, "stages.opd.train.updates=6")["opd"] == "changed"
+
+
 class TestLocks:
     @contextmanager
     def held(self, path: Path) -> Iterator[int]:
@@ -336,7 +374,7 @@ def test_killed_between_any_two_file_operations(
     """
     place, whole = study_file.parent, study_file.parent / "whole"
     before = run_study(load_study(study_file), place / "before", only=FIRST, kinds=kinds()).folder
-    change = "stages.t-text.train.updates=5"
+    change = "stages.t-text.train.optimizer.lr=1e-3"
 
     def one(out: Path) -> Plan:
         return run_study(load_study(study_file, [change]), out, only=FIRST, kinds=kinds())

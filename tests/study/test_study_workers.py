@@ -75,11 +75,11 @@ def test_ready_stages_run_together_and_a_failure_stops_what_stands_on_it(
 def test_a_changed_stage_is_moved_aside_before_its_log_is_opened(study_file: Path) -> None:
     folder = study_file.parent / "run"
     run_study(load_study(study_file), folder, only=["t-text"], kinds=kinds())
-    run(study_file, ["t-text"], "stages.t-text.train.updates=5")
+    run(study_file, ["t-text"], "stages.t-text.train.seed=5")
     replaced = next(iter((folder / "replaced").iterdir()))
     assert not (replaced / "output.log").exists()
     assert (folder / "stages/t-text/output.log").exists()
-    assert json.loads((folder / "stages/t-text/done.json").read_text())["images"] == 20
+    assert json.loads((folder / "stages/t-text/done.json").read_text())["images"] == 16
 
 
 def test_a_signal_is_passed_on_and_waited_for(study_file: Path) -> None:

@@ -20,6 +20,7 @@ MIXED: dict[str, Any] = {"name": "opd", "loss": "mixed"}
 NFT: dict[str, Any] = {"name": "nft"}
 SFT: dict[str, Any] = {"name": "sft"}
 RANDOM = {"choose": "random", "count": 2}
+SLIDING = {"choose": "window", "count": 2, "slide_every": 3}
 ELSEWHERE = RANDOM | {"ode_elsewhere": True}
 
 
@@ -138,6 +139,18 @@ TO_ITSELF = {"start": "ta", **ONE_TAUGHT}
         ),
         # Batches and updates.
         (GRPO, batch(shares="adaptive"), "batch.shares: adaptive follows the divergence from the"),
+        (
+            OPD | {"steps": RANDOM},
+            batch(shares="adaptive", mixing="alternating"),
+            "each would be of other steps",
+        ),
+        (
+            OPD | {"updates_per_rollout": 2, "steps": SLIDING},
+            {"updates": 10},
+            "slide_every is 3 updates, and a rollout serves 2",
+        ),
+        (MIXED | {"log_reward": True}, {}, "log_reward would do nothing"),
+        (GRPO | {"kl": 0, "weighting": "released"}, {}, "weighting would do nothing: kl is 0"),
         (
             OPD,
             ONE_TAUGHT | batch(shares="adaptive"),

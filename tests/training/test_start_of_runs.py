@@ -4,13 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import data_for, make_teacher
 from sd3_runs import sd3_data
 
+from fakes import FakeConfig
 from flowopd.config import build
 from flowopd.errors import FlowOPDError
+from flowopd.policy.bank import AdapterBank, Role
 from flowopd.training.config import TrainConfig
-from flowopd.training.run import prepare, start_warnings, trained_guidance
+from flowopd.training.roles import Roles
+from flowopd.training.run import prepare, rounding_warnings, start_warnings, trained_guidance
+from flowopd.training.student import LoraStudent
 
 pytestmark = pytest.mark.usefixtures("fake_plugins")
 
@@ -34,6 +39,32 @@ def test_a_rank_beside_a_start_of_another(tmp_path: Path, rank: int, warned: boo
         if warned
         else []
     )
+
+
+def test_an_alpha_and_targets_beside_a_start(tmp_path: Path) -> None:
+    start = make_teacher(tmp_path / "start", 9)
+    student = {"rank": 2, "alpha": 99, "targets": ["to_q"]}
+    data = data_for(tmp_path, {"name": "grpo"}, start=str(start), student=student)
+    assert start_warnings(prepare(build(TrainConfig, data))) == [
+        f"student.alpha is 99.0, and {start}, from which it goes on, has 2.0: that is kept.",
+        f"student.targets does nothing: those of {start}, from which it goes on, are kept.",
+    ]
+
+
+def test_merged_teachers_that_rounding_changes(tmp_path: Path) -> None:
+    folders = {size: make_teacher(tmp_path / size, 1) for size in ("large", "small")}
+    bank = AdapterBank(FakeConfig().open().transformer.bfloat16())
+    for size, folder in folders.items():
+        bank.load(size, folder, Role.TEACHER)
+    tiny = {key: 1e-2 * tensor for key, tensor in bank.state_dict("small").items()}
+    bank.load_state_dict("small", tiny)
+    for size in folders:
+        bank.fold(size)
+    bank.create("student", Role.STUDENT, rank=2, alpha=2, targets=["to_q"])
+    roles = Roles(bank, LoraStudent(bank, None), folded=folders)
+    (sentence,) = rounding_warnings(roles, torch.bfloat16)
+    assert sentence.startswith(f"{folders['small']}, merged by teachers.merged, is off by ")
+    assert "rounded to torch.bfloat16: the targets are, too" in sentence
 
 
 @pytest.mark.parametrize(

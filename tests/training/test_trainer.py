@@ -145,6 +145,52 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     train(prepare(kept), tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_more_updates_go_on_from_fewer(tmp_path: Path, name: str) -> None:
+    whole = config_for(tmp_path, ALGORITHMS[name])
+    outcome = train(prepare(whole), tmp_path / "whole")
+    train(prepare(whole.model_copy(update={"updates": 3})), tmp_path / "run")
+    before = adapter_digest(tmp_path / "run")
+    longer = train(prepare(whole), tmp_path / "run")
+    assert adapter_digest(tmp_path / "run") == adapter_digest(tmp_path / "whole") != before
+    assert (longer.images, longer.forwards) == (outcome.images, outcome.forwards)
+
+
+def test_a_run_that_was_stopped_can_end_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = config_for(tmp_path, ALGORITHMS["opd"])
+    short = long.model_copy(update={"updates": 4})
+    train(prepare(short), tmp_path / "short")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(prepare(long), tmp_path / "stopped")
+    train(prepare(short), tmp_path / "stopped")
+    assert adapter_digest(tmp_path / "stopped") == adapter_digest(tmp_path / "short")
+    with pytest.raises(FlowOPDError, match="is of update 4, and updates is 2"):
+        train(prepare(long.model_copy(update={"updates": 2})), tmp_path / "stopped")
+
+
+def test_with_a_decay_more_updates_are_another_recipe(tmp_path: Path) -> None:
+    config = config_for(tmp_path, ALGORITHMS["opd"], optimizer={"decay": "cosine"})
+    train(prepare(config), tmp_path / "run")
+    with pytest.raises(FlowOPDError, match="is of another recipe"):
+        train(prepare(config.model_copy(update={"updates": 8})), tmp_path / "run")
+
+
+def test_what_was_drawn_before_the_first_update_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path, ALGORITHMS["sft"])
+    whole = train(prepare(config), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 1)
+        with pytest.raises(Killed):
+            train(prepare(config), tmp_path / "killed")
+    assert train(prepare(config), tmp_path / "killed").forwards == whole.forwards
+
+
 def test_a_changed_teacher_is_another_recipe(tmp_path: Path) -> None:
     config = config_for(tmp_path, ALGORITHMS["opd"])
     train(prepare(config), tmp_path / "run")

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 from runs import ALGORITHMS, config_for, data_for, make, make_teacher
+from torch import Tensor
 
+from flowopd.algorithms.advantages import Advantages
 from flowopd.config import build
 from flowopd.files import sha256
 from flowopd.policy.bank import Role
 from flowopd.training.config import TrainConfig
 from flowopd.training.eligible import eligible_steps
 from flowopd.training.estimate import estimate
+from flowopd.training.method import Batch
 
 pytestmark = pytest.mark.usefixtures("fake_plugins")
 
@@ -116,6 +119,31 @@ def test_the_ratio_before_the_first_update_is_1(tmp_path: Path, name: str) -> No
     made = make(tmp_path, config_for(tmp_path, ALGORITHMS[name]))
     made.gradients()
     assert made.context.meter.take(made.context.ranks)["ratio"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_groups_without_spread_give_nothing_and_no_kl(
+    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of the others alone, but for the size of the batch."""
+    made = make(tmp_path, config_for(tmp_path, ALGORITHMS["grpo"]))
+    dead = {made.samples[0].group, made.samples[-1].group}
+    alive = [sample for sample in made.samples if sample.group not in dead]
+
+    def advantages(batch: Batch, rewards: Tensor, **_: Any) -> Advantages:
+        used = torch.tensor([sample.group not in dead for sample in batch.samples])
+        return Advantages(torch.where(used, torch.sin(batch.groups + 1.0), 0.0), used, 0.5)
+
+    monkeypatch.setattr(made.method, "task_advantages", advantages)
+    monkeypatch.setattr(type(made.context.roles.student), "shared", shared)
+    forwards = made.context.velocities.forwards
+    found = made.gradients()[0]
+    forwards = made.context.velocities.forwards - forwards
+    share = len(alive) / len(made.samples)
+    assert share == 0.5
+    torch.testing.assert_close(found, share * made.gradients(alive)[0], rtol=1e-4, atol=1e-8)
+    drawn, trained = 4 * len(made.samples), 3 * 2 * len(made.samples)
+    assert forwards == drawn + (trained if shared else trained // 2)
 
 
 def test_a_rollout_that_serves_two_updates_has_the_same_first_gradient(tmp_path: Path) -> None:
@@ -284,6 +312,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("pg", {"normalise": False}),
     ("pg", {"advantage_clip": 0.5}),
     ("grpo", {"kl": 0.0}),
+    ("grpo", {"weighting": "released"}),
     ("grpo", {"spread": "group"}),
     ("grpo", {"advantage_clip": 0.5}),
     ("nft", {"beta": 0.5}),

@@ -51,7 +51,15 @@ class GRPOConfig(Config):
     """Whose standard deviation an advantage is divided by."""
     kl: float = Field(0.04, ge=0)
     """beta of (9)."""
+    weighting: Weighting = "kl"
+    """What the KL weighs a step's squared difference of velocities by."""
     updates_per_rollout: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kl == 0 and self.weighting != "kl":
+            raise ValueError("weighting would do nothing: kl is 0")
+        return self
 
 
 class SFTConfig(Config):
@@ -59,7 +67,8 @@ class SFTConfig(Config):
 
     name: Literal["sft"] = "sft"
     images_per_task: int = Field(1024, ge=1)
-    """Pictures that each task's teacher draws beforehand, by the ODE whatever the sampler is."""
+    """Pictures that each task's teacher draws beforehand: by the ODE, with a noise of their own,
+    whatever the rollout's sampler and its keys are."""
     t_mean: float = 0.0
     """Mean and deviation of logit t."""
     t_std: float = Field(1.0, gt=0)
@@ -138,6 +147,8 @@ class OPDConfig(Config):
         given = [name for name in idle if getattr(self, name) != fields[name].default]
         if given and not self.policy_gradient:
             raise ValueError(f"{', '.join(given)} would do nothing with loss: pathwise")
+        if self.log_reward and self.loss == "mixed":
+            raise ValueError("log_reward would do nothing: loss: mixed has a reward, and logs it")
         if self.steps.ode_elsewhere and self.policy_gradient and self.horizon == "trajectory":
             raise ValueError(
                 "ode_elsewhere leaves the other steps without a KL, which horizon: trajectory needs"

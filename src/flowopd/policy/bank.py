@@ -172,6 +172,13 @@ class AdapterBank:
         for layer in adapter.layers.values():
             layer.fold(adapter.key)
 
+    def rounding(self, name: str) -> float:
+        """How far a folded adapter is from what it was, as a share of what it changes."""
+        adapter = self._find(name)
+        squares = [layer.rounding(adapter.key) for layer in adapter.layers.values()]
+        error, change = torch.stack(squares).sum(0).sqrt().tolist()
+        return error / change if change else 0.0
+
     def using(self, name: str | None) -> contextlib.AbstractContextManager[None]:
         """Forward passes inside use this adapter, or with None the base.
 

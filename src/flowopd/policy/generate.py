@@ -41,6 +41,9 @@ class SamplingConfig(Config):
             raise ValueError("noise_level must lie between 0 and 1 for the sampler cps")
         if self.sampler == "flow_sde" and self.steps == 1:
             raise ValueError("the sampler flow_sde needs 2 steps or more; use more, or ode")
+        usual = type(self).model_fields["noise_level"].default
+        if self.sampler == "ode" and self.noise_level != usual:
+            raise ValueError("noise_level would do nothing with the sampler ode; leave it out")
         if self.sde_window is None:
             return self
         start, size = self.sde_window

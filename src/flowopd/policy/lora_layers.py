@@ -65,8 +65,18 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def fold(self, key: str) -> None:
         """Keep `W + s B A`, in W's precision, to compute with from now on."""
-        product = self.ups[key] @ self.downs[key] * self._scales[key]
+        product = self._product(key)
         self._wholes[key] = (self.base.weight.float() + product).to(self.base.weight.dtype)
+
+    @torch.no_grad()
+    def rounding(self, key: str) -> Tensor:
+        """Of a folded adapter: the squares of what W's precision changed in it, and of `s B A`."""
+        product = self._product(key)
+        error = self._wholes[key].float() - self.base.weight.float() - product
+        return torch.stack([error.square().sum(), product.square().sum()])
+
+    def _product(self, key: str) -> Tensor:
+        return self.ups[key] @ self.downs[key] * self._scales[key]
 
     def select(self, key: str) -> None:
         """Switch an adapter on; one that does not adapt this layer (BASE, say) is the base."""

@@ -29,6 +29,8 @@ class Stage:
     needs: tuple[str, ...]
     identity: str
     folder: Path
+    course: str | None = None
+    """The identity without the number of updates, where more of them go on from fewer."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,13 @@ def build_plan(
         made = {adapter_of(stages, need): built[need].identity for need in draft.needs}
         config = kind.read(data, study, draft.origin)
         try:
-            known = identity(draft.kind, kind.covers(config, scorers), made, contents)
+            covers = kind.covers(config, scorers)
+            known = identity(draft.kind, covers, made, contents)
+            endless = kind.endless(config, covers)
+            course = None if endless is None else identity(draft.kind, endless, made, contents)
         except FlowOPDError as error:
             raise FlowOPDError(f"The stage {name!r} cannot be run: {error}") from None
-        built[name] = Stage(name, draft.kind, config, draft.needs, known, stages / name)
+        built[name] = Stage(name, draft.kind, config, draft.needs, known, stages / name, course)
     return Plan(study, folder, built, kinds, job)
 
 

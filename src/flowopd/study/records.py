@@ -54,22 +54,33 @@ def look(stage: Stage) -> Found:
         return Found(State.STARTED)
     if found is None and not any(_leftovers(stage.folder)):
         return Found(State.NEW)
-    return Found(State.CHANGED)
+    return Found(State.STARTED if _goes_on(stage) else State.CHANGED)
 
 
-def claim(stage: Stage, plan: Plan) -> None:
-    """Make the folder this stage's, moving aside what another configuration left there."""
+def _goes_on(stage: Stage) -> bool:
+    """Whether what is there is a beginning of this training: only `updates` is another."""
+    course = read_json(stage.folder / STAGE).get("course")
+    if stage.course is None or course != stage.course:
+        return False
+    return (resumes_at(stage) or 0) <= stage.config.updates
+
+
+def claim(stage: Stage, plan: Plan) -> Path | None:
+    """Make the folder this stage's; where to what another configuration left there was moved."""
+    aside = None
     if look(stage).state is State.CHANGED:
-        _set_aside(stage, plan.folder / REPLACED)
+        aside = _set_aside(stage, plan.folder / REPLACED)
     stage.folder.mkdir(parents=True, exist_ok=True)
     record = {
         "name": stage.name,
         "kind": stage.kind,
         "identity": stage.identity,
+        "course": stage.course,
         "config": plan.kind(stage).record(stage.config),
         "needs": list(stage.needs),
     }
     _write(stage.folder / STAGE, record)
+    return aside
 
 
 def finish(stage: Stage, plan: Plan, made: Made) -> None:
@@ -132,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _set_aside(stage: Stage, replaced: Path) -> None:
+def _set_aside(stage: Stage, replaced: Path) -> Path:
     """By one renaming, to a name that is free."""
     replaced.mkdir(parents=True, exist_ok=True)
     found = read_json(stage.folder / STAGE).get("identity")
@@ -141,6 +152,7 @@ def _set_aside(stage: Stage, replaced: Path) -> None:
     while target.exists():
         target, number = replaced / f"{name}-{number}", number + 1
     stage.folder.rename(target)
+    return target
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 from flowopd.errors import FlowOPDError
 from flowopd.study.locks import LOCKS, locked
@@ -52,7 +53,7 @@ def do(stage: Stage, plan: Plan, team: Team) -> None:
         if team.main:
             for need in stage.needs:
                 verify(plan.stages[need])
-            claim(stage, plan)
+            say_aside(stage, claim(stage, plan))
         team.wait()
         made = kind.run(stage.config, stage.folder) if team.main or kind.everywhere else None
         if team.main and made is not None:
@@ -81,6 +82,11 @@ def took(stage: Stage) -> str:
         return "done"
     images = f"{made.images:,} images in " if made.images else ""
     return f"done: {images}{made.seconds:,.1f} s"
+
+
+def say_aside(stage: Stage, moved: Path | None) -> None:
+    if moved is not None:
+        say(f"{stage.name}: what was there is of other settings; it is now {moved}")
 
 
 def say(text: str) -> None:

@@ -77,7 +77,7 @@ def state_text(stage: Stage, plan: Plan, found: Mapping[str, Found]) -> str:
         update = resumes_at(stage)
         return "resume" if update is None else f"resume at update {update}"
     if state is State.CHANGED:
-        changed = [n for n in stage.needs if found[n].state is State.CHANGED]
+        changed = [n for n in stage.needs if found[n].state in (State.CHANGED, State.STARTED)]
         return f"changed with {changed[0]}" if changed else "changed"
     return state.value
 

@@ -16,7 +16,7 @@ from flowopd.errors import FlowOPDError
 from flowopd.study.locks import LOCKS, locked
 from flowopd.study.plan import Plan, Stage
 from flowopd.study.records import OUTPUT, State, claim, look, verify
-from flowopd.study.runner import Failures, blocked, say, took
+from flowopd.study.runner import Failures, blocked, say, say_aside, took
 from flowopd.training.interrupt import Interrupted
 
 POLL = 0.1  # seconds
@@ -89,7 +89,7 @@ class Workers:
             for need in stage.needs:
                 verify(self.plan.stages[need])
             with locked(self.plan.folder / LOCKS / stage.name, f"The stage {stage.name!r}"):
-                claim(stage, self.plan)
+                say_aside(stage, claim(stage, self.plan))
         except FlowOPDError as error:
             self._fail(stage, str(error))
             return

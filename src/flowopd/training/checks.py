@@ -173,7 +173,14 @@ def _check_steps(config: "TrainConfig") -> None:
         raise FlowOPDError(
             "rollout.sde_window leaves no step to train on (the last step carries no ratio)."
         )
-    check_count(config.algorithm.steps, len(steps))
+    chosen, per_rollout = config.algorithm.steps, config.algorithm.updates_per_rollout
+    check_count(chosen, len(steps))
+    if chosen.slide_every is not None and chosen.slide_every % per_rollout:
+        raise FlowOPDError(
+            f"algorithm.steps.slide_every is {chosen.slide_every} updates, and a rollout serves "
+            f"{per_rollout}: the window would pass over places. Use a multiple of "
+            f"{per_rollout}."
+        )
 
 
 def _check_batch(config: "TrainConfig") -> None:
@@ -192,19 +199,29 @@ def _check_batch(config: "TrainConfig") -> None:
                 "of a group in training is batch.images_per_prompt."
             )
     if batch.shares == "adaptive":
-        if not isinstance(config.algorithm, OPDConfig):
-            raise FlowOPDError(
-                "batch.shares: adaptive follows the divergence from the teachers, which only opd "
-                "has; use fixed."
-            )
-        if len(config.tasks) == 1:
-            raise FlowOPDError("batch.shares: adaptive would do nothing: there is one task only.")
+        _check_adaptive(config)
     if batch.mixing == "alternating" and len(config.tasks) == 1:
         raise FlowOPDError("batch.mixing: alternating would do nothing: there is one task only.")
     if batch.mixing == "mixed" and batch.prompts < len(config.tasks):
         raise FlowOPDError(
             f"batch.prompts is {batch.prompts}, fewer than the {len(config.tasks)} tasks; use more "
             "prompts, or mixing: alternating."
+        )
+
+
+def _check_adaptive(config: "TrainConfig") -> None:
+    if not isinstance(config.algorithm, OPDConfig):
+        raise FlowOPDError(
+            "batch.shares: adaptive follows the divergence from the teachers, which only opd "
+            "has; use fixed."
+        )
+    if len(config.tasks) == 1:
+        raise FlowOPDError("batch.shares: adaptive would do nothing: there is one task only.")
+    if config.batch.mixing == "alternating" and config.algorithm.steps.choose != "all":
+        raise FlowOPDError(
+            "batch.shares: adaptive compares the tasks' divergences, and with mixing: "
+            "alternating and a choice of steps each would be of other steps; use mixing: "
+            "mixed, or algorithm.steps.choose: all."
         )
 
 

@@ -201,6 +201,11 @@ class TrainConfig(Config):
     """accelerate's trackers by name: tensorboard, wandb."""
     text_cache: Path | None = None
 
+    @property
+    def endless(self) -> bool:
+        """Whether nothing of an update depends on how many there will be."""
+        return self.optimizer.decay == "none"
+
     def teacher_guidance(self, task: str) -> float:
         """The guidance at which the teacher of a task is asked."""
         return self.rollout.guidance_of(self.tasks[task].teacher_guidance)

@@ -31,6 +31,8 @@ class Roles:
     """What the teacher of each task is called, in the bank or among the networks."""
     anchor: str | None = None
     """What the anchor is called; None: it is the base, or there is none."""
+    folded: dict[str, Path] = field(default_factory=dict)
+    """The adapters that are merged into copies of their layers, and where they were read."""
 
     def identity(self, name: str) -> list[Any]:
         """What tells a teacher from others: of its content."""
@@ -90,6 +92,7 @@ def _open(
     roles.bank.load(name, expert, role)
     if config.teachers.merged:
         roles.bank.fold(name)
+        roles.folded[name] = expert.source
 
 
 def _student(

@@ -33,10 +33,12 @@ from flowopd.training.probe import Probe
 from flowopd.training.ranks import Ranks, processes
 from flowopd.training.record import check_trackers
 from flowopd.training.reward_check import check_rewards, scorers_at_work
-from flowopd.training.roles import open_roles
+from flowopd.training.roles import Roles, open_roles
 from flowopd.training.velocities import Velocities
 
 ADAPTER = "adapter"
+MOST_ROUNDING = 0.05
+"""Of a merged teacher, as a share of what it changes, before a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +140,41 @@ def _check_targets(config: TrainConfig) -> None:
             )
 
 
+def warn(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def start_warnings(plan: TrainPlan) -> list[str]:
-    """A sentence if the LoRA to go on from is of another rank than `student` says."""
-    config = plan.config
-    start = None if config.start is None else plan.files[config.start]
-    if not isinstance(start, AdapterFiles) or config.student.full:
+    """A sentence for each of `student`'s settings that the LoRA to go on from has otherwise."""
+    config, usual = plan.config.student, StudentConfig()
+    start = None if plan.config.start is None else plan.files[plan.config.start]
+    if not isinstance(start, AdapterFiles) or config.full:
         return []
-    if config.student.rank in (StudentConfig().rank, start.config.rank):
-        return []
+    there = {"rank": start.config.rank, "alpha": start.config.alpha}
+    found = [
+        f"student.{key} is {getattr(config, key)}, and {plan.config.start}, from which it goes on, "
+        f"has {value}: that is kept."
+        for key, value in there.items()
+        if getattr(config, key) not in (getattr(usual, key), value)
+    ]
+    if config.targets is not None:
+        found.append(
+            f"student.targets does nothing: those of {plan.config.start}, from which it goes on, "
+            "are kept."
+        )
+    return found
+
+
+def rounding_warnings(roles: Roles, dtype: object) -> list[str]:
+    """A sentence for each merged teacher that its network's precision has changed a good deal."""
+    found = {source: roles.bank.rounding(name) for name, source in roles.folded.items()}
     return [
-        f"student.rank is {config.student.rank}, and {config.start}, from which it goes on, has "
-        f"{start.config.rank}: that is kept."
+        f"{source}, merged by teachers.merged, is off by {share:.0%} of what it changes, since the "
+        f"merged weights are rounded to {dtype}: the targets are, too. Without "
+        "teachers.merged they are not."
+        for source, share in found.items()
+        if share > MOST_ROUNDING
     ]
 
 
@@ -196,9 +222,10 @@ def train(plan: TrainPlan, folder: Path) -> Outcome:
         check_rewards(plan, jury, ranks, folder)
         with opened(config.model) as model:
             if ranks.main:
-                for sentence in [*guidance_warnings(plan, model.settings), *start_warnings(plan)]:
-                    print(f"warning: {sentence}", file=sys.stderr)
+                warn([*guidance_warnings(plan, model.settings), *start_warnings(plan)])
             context = make_context(plan, model, ranks, folder, jury)
+            if ranks.main:
+                warn(rounding_warnings(context.roles, model.dtype))
             method = METHODS[config.algorithm.name](context)
             recipe = recipe_hash(plan, model.fingerprint)
             trainer = Trainer(context, method, plan.probe, recipe=recipe)
@@ -234,13 +261,19 @@ def make_context(
 
 
 def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
-    """Tells one run from another: settings, prompts, adapters and base."""
+    """Tells one run from another: settings, prompts, adapters and base.
+
+    Not by the number of updates, where more of them go on from fewer.
+    """
     prompts = {
         str(entry.path): sha256(entry.path)
         for task in plan.config.tasks.values()
         for entry in task.prompts
     }
-    identity = json.dumps([portable(plan, prompts), fingerprint], sort_keys=True)
+    settings = portable(plan, prompts)
+    if plan.config.endless:
+        del settings["updates"]
+    identity = json.dumps([settings, fingerprint], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

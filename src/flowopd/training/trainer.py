@@ -58,6 +58,8 @@ class Trainer:
         self._agree(saved)  # before one of them writes the first checkpoint
         if saved is not None:
             self._restore(saved)
+        # What was drawn before the first update, as SFT's pictures, is in no line of the log.
+        self.forwards = sum(context.ranks.collect(context.velocities.forwards))
         if context.ranks.main:
             self._say_division()
             self.log = self._lines("log.jsonl", including=True)
@@ -297,6 +299,12 @@ class Trainer:
 
     def _restore(self, saved: Saved) -> None:
         context, record = self.context, saved.record
+        if record["update"] > context.config.updates:
+            raise FlowOPDError(
+                f"The checkpoint in {self.checkpoints.folder} is of update {record['update']}, and "
+                f"updates is {context.config.updates}. Choose another output folder, or as many "
+                "updates or more."
+            )
         self.student.load_state(saved.tensors["student"])
         load_optimizer_tensors(self.optimizer, saved.tensors.get("optimizer", {}))
         self.method.load_state(saved.tensors.get("method", {}))

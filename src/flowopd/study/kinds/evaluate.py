@@ -49,6 +49,9 @@ class EvaluateKind:
             "adapter": config.adapter,
         }
 
+    def endless(self, config: EvaluateStage, covers: Any) -> Any | None:
+        return None
+
     def record(self, config: EvaluateStage) -> dict[str, Any]:
         panel = None if config.panel is None else config.panel.model_dump(mode="json")
         return {"protocol": config.protocol.model_dump(mode="json"), "panel": panel}

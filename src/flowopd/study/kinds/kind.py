@@ -41,6 +41,9 @@ class Kind(Protocol):
     def covers(self, config: Any, scorers: Scorers) -> Any:
         """Plain data and paths: what the stage's outputs depend on."""
 
+    def endless(self, config: Any, covers: Any) -> Any | None:
+        """What ``covers`` gave without the length; None where a longer run is another one."""
+
     def record(self, config: Any) -> dict[str, Any]:
         """The settings for stage.json."""
 

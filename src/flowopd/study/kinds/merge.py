@@ -46,6 +46,9 @@ class MergeKind:
     def covers(self, config: MergeStage, scorers: Scorers) -> Any:
         return {"adapters": config.adapters, **config.options(), "any_sum": config.any_sum}
 
+    def endless(self, config: MergeStage, covers: Any) -> Any | None:
+        return None
+
     def record(self, config: MergeStage) -> dict[str, Any]:
         return config.model_dump(mode="json", exclude={"model"})
 

@@ -41,6 +41,11 @@ class TrainKind:
             "model": model_identity(config.model),
         }
 
+    def endless(self, config: TrainConfig, covers: Any) -> Any | None:
+        if not config.endless:
+            return None
+        return {key: value for key, value in covers.items() if key != "updates"}
+
     def record(self, config: TrainConfig) -> dict[str, Any]:
         return config.model_dump(mode="json")
 

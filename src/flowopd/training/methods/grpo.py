@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from flowopd.algorithms.advantages import Advantages
 from flowopd.algorithms.distillation import weighted_divergence
 from flowopd.algorithms.settings import GRPOConfig
 from flowopd.algorithms.surrogate import clipped_surrogate
@@ -31,28 +33,36 @@ class GRPO(Method):
             paths.append(store(self, part, student, set(chosen), sampler))
             scoring.add(part, paths[-1].x0)
         self.count_images(batch)
-        advantages = self.task_advantages(
+        found = self.task_advantages(
             batch, scoring.rewards(), spread=self.config.spread, clip=self.config.advantage_clip
-        ).values
+        )
         for _ in range(self.config.updates_per_rollout):
-            yield self._pieces(batch, paths, chosen, advantages)
+            yield self._pieces(batch, paths, chosen, found)
 
     def _pieces(
         self,
         batch: Batch,
         paths: Sequence[StoredPath],
         chosen: Mapping[int, float],
-        advantages: Tensor,
+        found: Advantages,
     ) -> Iterator[Piece]:
+        """Samples of groups without spread are left out, KL and all: they say nothing.
+
+        Where the student is in shares all processes have the same passes, and such samples stay
+        in theirs with a loss of 0.
+        """
+        shared, device = self.context.roles.student.shared, self.context.model.device
         for part, path in zip(batch.parts, paths, strict=True):
-            own = advantages[part.places]
-            idle = not own.any() and not self.config.kl
-            if idle and not self.context.roles.student.shared:
+            used = found.used[part.places]
+            kept = torch.arange(len(part)) if shared else used.nonzero().flatten()
+            if not len(kept):
                 continue
-            mine = own.to(self.context.model.device, non_blocking=True)
+            picked = part.pick(kept)
+            advantages = found.values[picked.places].to(device, non_blocking=True)
+            counts = used[kept].to(device, non_blocking=True)
             for index, weight in chosen.items():
-                loss = self._loss(part, path.steps[index], mine)
-                yield Piece(part.task, weight * loss.sum() / batch.size, index)
+                loss = self._loss(picked, path.steps[index].pick(kept), advantages)
+                yield Piece(part.task, weight * (loss * counts).sum() / batch.size, index)
 
     def _loss(self, part: Part, step: StoredStep, advantages: Tensor) -> Tensor:
         """(8) and (9) of each sample at one step."""
@@ -69,7 +79,7 @@ class GRPO(Method):
         loss = surrogate.loss
         if self.config.kl:
             base = context.velocities.frozen(None, part.cond, guidance)(step.x, step.t)
-            kl = weighted_divergence(v, base, kl_weight(step.transition, "kl"))
+            kl = weighted_divergence(v, base, kl_weight(step.transition, self.config.weighting))
             meter.add("base/divergence", kl.detach())
             loss = loss + self.config.kl * kl
         return loss

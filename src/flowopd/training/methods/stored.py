@@ -1,7 +1,7 @@
 """A rollout that is kept, to be trained on afterwards, once or several times."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -32,6 +32,24 @@ class StoredStep:
     transition: Transition
     log_prob: Tensor | None
     """Of the step under the policy that drew it; None for an ODE step."""
+
+    def pick(self, kept: Tensor) -> "StoredStep":
+        """Some of the samples."""
+        rows = kept.to(self.x.device, non_blocking=True)
+
+        def of(tensor: Tensor) -> Tensor:
+            return tensor[rows] if tensor.ndim else tensor
+
+        return StoredStep(
+            self.index,
+            of(self.x),
+            of(self.t),
+            of(self.t_next),
+            of(self.x_next),
+            of(self.velocity),
+            Transition(*(of(getattr(self.transition, f.name)) for f in fields(Transition))),
+            None if self.log_prob is None else of(self.log_prob),
+        )
 
 
 @dataclass(frozen=True)
