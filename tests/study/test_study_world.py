@@ -102,7 +102,7 @@ def test_nothing_is_left_to_do(study: Path, capsys: pytest.CaptureFixture[str]) 
     assert after == before
 
 
-def test_a_changed_student_is_trained_again_alone(
+def test_a_longer_student_goes_on_alone(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = ["stages.opd.train.updates=2", "stages.opd.seeds=[0]"]
@@ -110,6 +110,8 @@ def test_a_changed_student_is_trained_again_alone(
     started = [line for line in capsys.readouterr().err.splitlines() if line.endswith("started")]
     assert started == ["opd: started", "eval.opd: started"]
     replaced = sorted(path.name.rpartition("-")[0] for path in (study / "run/replaced").iterdir())
-    assert replaced == ["eval.opd", "opd"]
+    assert replaced == ["eval.opd"]
+    log = (study / "run/stages/opd/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in log] == [1, 2]
     row = json.loads((study / "run/results.json").read_text())["rows"][-1]
     assert (row["name"], row["images"]) == ("opd", 8)
