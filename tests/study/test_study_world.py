@@ -102,9 +102,7 @@ def test_nothing_is_left_to_do(study: Path, capsys: pytest.CaptureFixture[str]) 
     assert after == before
 
 
-def test_a_longer_student_goes_on_alone(
-    study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_longer_student_goes_on_alone(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change = ["stages.opd.train.updates=2", "stages.opd.seeds=[0]"]
     run_study(load_study(study / "study.yaml", change), study / "run")
     started = [line for line in capsys.readouterr().err.splitlines() if line.endswith("started")]

@@ -42,14 +42,14 @@ def test_the_skeleton_is_the_transformer_without_weights(model: VelocityModel) -
 
 @pytest.mark.parametrize(
     ("reader", "seeds", "low", "high"),
-    [(ComposeReader(), range(512), 0.35, 0.75), (TextReader(), range(512, 1024), 0.25, 0.70)],
+    [(ComposeReader(), range(256), 0.35, 0.75), (TextReader(), range(512, 768), 0.25, 0.70)],
 )
 def test_the_base_is_alive_and_leaves_room(
     model: VelocityModel, reader, seeds: range, low: float, high: float
 ) -> None:
-    """Prompts and seeds of recipes/world/eval.yaml: strict scores, and every tag above 0.15."""
+    """Half of recipes/world/eval.yaml's prompts and seeds: strict scores, every tag above 0.15."""
     metric = reader.metrics[0].name
-    records = evaluation_prompts(metric, 512, seed=0)
+    records = evaluation_prompts(metric, 512, seed=0)[: len(seeds)]
     prompts = [record.prompt for record in records]
     images = np.concatenate(list(generate(model, prompts, seeds, TEN_STEPS, batch_size=64)))
     by_tag = defaultdict(list)
@@ -61,24 +61,23 @@ def test_the_base_is_alive_and_leaves_room(
 
 
 def test_same_seed_same_picture_whatever_the_batch_split(model: VelocityModel) -> None:
-    records = evaluation_prompts("compose", 2, seed=1) + evaluation_prompts("text", 2, seed=1)
-    prompts, seeds = [record.prompt for record in records], list(range(4))
+    records = evaluation_prompts("compose", 2, seed=1) + evaluation_prompts("text", 1, seed=1)
+    prompts, seeds = [record.prompt for record in records], list(range(3))
     for sampling in (
         TEN_STEPS,
         SamplingConfig(steps=6, guidance=2.5),
         SamplingConfig(steps=6, guidance=1.0, sampler="flow_sde"),
         SamplingConfig(steps=6, guidance=1.0, sampler="cps"),
     ):
-        splits = [
+        one, other = (
             np.concatenate(list(generate(model, prompts, seeds, sampling, batch_size=size)))
-            for size in (4, 3, 1)
-        ]
-        assert np.array_equal(splits[0], splits[1])
-        assert np.array_equal(splits[0], splits[2])
-        other = np.concatenate(
-            list(generate(model, prompts, [*seeds[1:], 99], sampling, batch_size=4))
+            for size in (3, 2)
         )
-        assert not np.array_equal(splits[0], other)
+        assert np.array_equal(one, other)
+        reseeded = np.concatenate(
+            list(generate(model, prompts, [*seeds[1:], 99], sampling, batch_size=3))
+        )
+        assert not np.array_equal(one, reseeded)
 
 
 def test_prompts_are_refused_before_anything_is_drawn(model: VelocityModel) -> None:
