@@ -87,7 +87,8 @@ class FakeTrain(TrainKind):
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         probe = {**lines[-1], "scores": {"bright": 0.5}}
         (folder / "probe.jsonl").write_text(json.dumps(probe) + "\n")
-        save_adapter(folder / "adapter", sum(map(ord, folder.name)))
+        save_adapter(folder / "adapter", sum(map(ord, folder.name)) + config.updates)
+        (folder / "checkpoints" / f"update-{config.updates:08d}").mkdir(parents=True, exist_ok=True)
         return Made(4 * config.updates, 12 * config.updates, 2.0)
 
 

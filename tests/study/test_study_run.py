@@ -15,6 +15,7 @@ from studies import EVALS, ORDER, fault, kinds, ran, save_adapter
 
 from fakes import FakeModel
 from flowopd.errors import FlowOPDError
+from flowopd.files import sha256
 from flowopd.study import records
 from flowopd.study.config import load_study
 from flowopd.study.locks import locked
@@ -248,7 +249,7 @@ class TestTampering:
         self, study_file: Path, folder: Path, content: str
     ) -> None:
         (folder / "stages/opd/done.json").write_text(content)
-        assert texts(study_file)["opd"] == "resume"
+        assert texts(study_file)["opd"] == "resume at update 4"
         run(study_file)
         assert ran(folder)[4:] == ["opd"]
 
@@ -292,7 +293,6 @@ class TestMoreUpdates:
         self, study_file: Path, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         change = "stages.opd.train.updates=6"
-        (folder / "stages/opd/checkpoints/update-00000004").mkdir(parents=True)
         found = texts(study_file, change)
         assert found["opd"] == "resume at update 4"
         assert found["eval.opd"] == "changed with opd"
@@ -306,8 +306,18 @@ class TestMoreUpdates:
         assert texts(study_file, change)["opd"] == "done"
 
     def test_fewer_than_it_has_are_another_training(self, study_file: Path, folder: Path) -> None:
-        (folder / "stages/opd/checkpoints/update-00000004").mkdir(parents=True)
         assert texts(study_file, "stages.opd.train.updates=3")["opd"] == "changed"
+
+    @pytest.mark.parametrize("updates", [3, 6])
+    def test_a_finished_one_without_checkpoints_is_kept(
+        self, study_file: Path, folder: Path, updates: int
+    ) -> None:
+        shutil.rmtree(folder / "stages/t-text/checkpoints")
+        done = (folder / "stages/t-text/done.json").read_bytes()
+        run(study_file, f"stages.t-text.train.updates={updates}", only=["t-text"])
+        (kept,) = (folder / "replaced").iterdir()
+        assert (kept / "done.json").read_bytes() == done
+        assert (kept / "adapter").is_dir()
 
     def test_a_stopped_one_may_end_where_it_is(self, study_file: Path) -> None:
         fault(study_file.parent / "run", "opd", "half")
@@ -365,22 +375,26 @@ class KilledError(BaseException):
     """Ends a run as kill -9 does: nothing is put in order on the way out."""
 
 
+@pytest.mark.parametrize(
+    ("key", "moved"), [("optimizer.lr=1e-3", ["merged", "t-text"]), ("updates=5", ["merged"])]
+)
 def test_killed_between_any_two_file_operations(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, key: str, moved: list[str]
 ) -> None:
     """At every step that makes, renames or writes something, the next run ends as if uninterrupted.
 
-    A kill runs no `finally`, so that what a writer would tidy up stays lying around.
+    A kill runs no `finally`, so that what a writer would tidy up stays lying around. With the
+    settings of before, what comes out is what was there before.
     """
     place, whole = study_file.parent, study_file.parent / "whole"
     before = run_study(load_study(study_file), place / "before", only=FIRST, kinds=kinds()).folder
-    change = "stages.t-text.train.optimizer.lr=1e-3"
+    change = f"stages.t-text.train.{key}"
 
-    def one(out: Path) -> Plan:
-        return run_study(load_study(study_file, [change]), out, only=FIRST, kinds=kinds())
+    def one(out: Path, *changes: str) -> Plan:
+        return run_study(load_study(study_file, changes), out, only=FIRST, kinds=kinds())
 
     shutil.copytree(before, whole)
-    one(whole)
+    one(whole, change)
     expected, steps, killed = outputs(whole), 0, True
     while killed:
         steps += 1
@@ -389,17 +403,27 @@ def test_killed_between_any_two_file_operations(
         with monkeypatch.context() as patched:
             killer = Killer(patched, steps)
             try:
-                one(folder)
+                one(folder, change)
                 killed = False
             except KilledError:
                 killer.leave_traces()
-        found = states(one(folder))
+        back = place / f"back-{steps}"
+        shutil.copytree(folder, back)
+        found = states(one(folder, change))
         assert all(found[name].state is State.DONE for name in FIRST)
         assert outputs(folder) == expected, f"after step {steps}"
         replaced = sorted(path.name.rpartition("-")[0] for path in (folder / "replaced").iterdir())
-        assert replaced == ["merged", "t-text"], f"after step {steps}"
+        assert replaced == moved, f"after step {steps}"
         assert ran(folder)[2:3] == ["t-text"]
+        one(back)
+        assert outputs(back) == written(back) == outputs(before), f"back after step {steps}"
     assert steps > 15
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """What is there, whatever its record says."""
+    found = sorted((folder / "stages").glob("*/adapter/adapter_model.safetensors"))
+    return {path.parent.parent.name: sha256(path) for path in found}
 
 
 FIRST = ["t-compose", "t-text", "merged"]

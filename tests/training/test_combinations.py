@@ -20,7 +20,7 @@ MIXED: dict[str, Any] = {"name": "opd", "loss": "mixed"}
 NFT: dict[str, Any] = {"name": "nft"}
 SFT: dict[str, Any] = {"name": "sft"}
 RANDOM = {"choose": "random", "count": 2}
-SLIDING = {"choose": "window", "count": 2, "slide_every": 3}
+SLIDING = {"choose": "window", "count": 2, "slide_every": 1}
 ELSEWHERE = RANDOM | {"ode_elsewhere": True}
 
 
@@ -147,7 +147,7 @@ TO_ITSELF = {"start": "ta", **ONE_TAUGHT}
         (
             OPD | {"updates_per_rollout": 2, "steps": SLIDING},
             {"updates": 10},
-            "slide_every is 3 updates, and a rollout serves 2",
+            "slide_every is 1, and a rollout serves 2 updates",
         ),
         (MIXED | {"log_reward": True}, {}, "log_reward would do nothing"),
         (GRPO | {"kl": 0, "weighting": "released"}, {}, "weighting would do nothing: kl is 0"),

@@ -64,7 +64,7 @@ def test_merged_teachers_that_rounding_changes(tmp_path: Path) -> None:
     roles = Roles(bank, LoraStudent(bank, None), folded=folders)
     (sentence,) = rounding_warnings(roles, torch.bfloat16)
     assert sentence.startswith(f"{folders['small']}, merged by teachers.merged, is off by ")
-    assert "rounded to torch.bfloat16: the targets are, too" in sentence
+    assert "rounded to torch.bfloat16, by the same amount at every step" in sentence
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from flowopd.config import build
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.policy.adapter_files import read_adapter
+from flowopd.training.checkpoint import Checkpoints
 from flowopd.training.config import TrainConfig
 from flowopd.training.interrupt import Interrupted
+from flowopd.training.methods.sft import SFT
 from flowopd.training.record import read_lines
 from flowopd.training.run import prepare, train
 from flowopd.training.trainer import Trainer, learning_rate
@@ -179,16 +181,32 @@ def test_with_a_decay_more_updates_are_another_recipe(tmp_path: Path) -> None:
         train(prepare(config.model_copy(update={"updates": 8})), tmp_path / "run")
 
 
+@pytest.mark.parametrize("place", ["pool", "checkpoint", "update"])
 def test_what_was_drawn_before_the_first_update_is_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_for(tmp_path, ALGORITHMS["sft"])
     whole = train(prepare(config), tmp_path / "whole")
+
+    def dying(*_: Any, **__: Any) -> None:
+        raise Killed
+
     with monkeypatch.context() as patch:
-        kill_at(patch, 1)
+        if place == "pool":
+            inner, drawn = SFT._fill, []
+
+            def fill(self: SFT, task: str) -> None:
+                drawn.append(inner(self, task) if not drawn else dying())
+
+            patch.setattr(SFT, "_fill", fill)
+        elif place == "checkpoint":
+            patch.setattr(Checkpoints, "save", dying)
+        else:
+            kill_at(patch, 1)
         with pytest.raises(Killed):
             train(prepare(config), tmp_path / "killed")
-    assert train(prepare(config), tmp_path / "killed").forwards == whole.forwards
+    again = train(prepare(config), tmp_path / "killed")
+    assert (again.images, again.forwards) == (whole.images, whole.forwards)
 
 
 def test_a_changed_teacher_is_another_recipe(tmp_path: Path) -> None:

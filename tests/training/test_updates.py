@@ -290,12 +290,12 @@ def test_pools_of_teachers_pictures_are_drawn_once(tmp_path: Path) -> None:
 def test_pools_do_not_depend_on_what_goes_through_the_network_at_once(tmp_path: Path) -> None:
     config = config_for(tmp_path, ALGORITHMS["sft"])
     first = make(tmp_path / "run", config)
-    digests = {file: sha256(file) for file in (tmp_path / "run" / "pool").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "pool").iterdir()}
     batch = {"prompts": 4, "images_per_prompt": 2, "micro": 8}
     again = make(tmp_path / "run", config_for(tmp_path, ALGORITHMS["sft"], batch=batch))
-    assert {file: sha256(file) for file in (tmp_path / "run" / "pool").iterdir()} == digests
+    assert {file: file.stat().st_mtime_ns for file in before} == before
     torch.testing.assert_close(again.gradient, first.gradient, rtol=1e-4, atol=1e-7)
-    assert again.context.velocities.forwards < first.context.velocities.forwards
+    assert again.context.velocities.forwards == first.context.velocities.forwards
 
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

@@ -5,6 +5,7 @@ from flowopd.flow.guidance import (
     ConditionalVelocity,
     VelocityFn,
     combine_guidance,
+    forwards_of,
     guided,
 )
 from flowopd.flow.noise import NoiseSource
@@ -30,6 +31,7 @@ __all__ = [
     "VelocityFn",
     "Weighting",
     "combine_guidance",
+    "forwards_of",
     "guided",
     "kl_weight",
     "mean_log_prob",

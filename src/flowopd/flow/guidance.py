@@ -27,6 +27,11 @@ ConditionalVelocity = Callable[[Tensor, Tensor, ConditionT], Tensor]
 """`(x [B, ...], t [B], condition) -> v [B, ...]`."""
 
 
+def forwards_of(scale: float) -> int:
+    """How often a sample goes through the network for one guided velocity."""
+    return 1 if scale == 1 else 2
+
+
 def combine_guidance(v_cond: Tensor, v_uncond: Tensor, scale: float) -> Tensor:
     """Equation (1)."""
     v_cond, v_uncond = at_least_float32(v_cond), at_least_float32(v_uncond)

@@ -43,7 +43,10 @@ class SamplingConfig(Config):
             raise ValueError("the sampler flow_sde needs 2 steps or more; use more, or ode")
         usual = type(self).model_fields["noise_level"].default
         if self.sampler == "ode" and self.noise_level != usual:
-            raise ValueError("noise_level would do nothing with the sampler ode; leave it out")
+            raise ValueError(
+                "noise_level would do nothing with the sampler ode; leave it out (or give "
+                f"{usual} where it comes from shared defaults)"
+            )
         if self.sde_window is None:
             return self
         start, size = self.sde_window

@@ -62,7 +62,10 @@ def _goes_on(stage: Stage) -> bool:
     course = read_json(stage.folder / STAGE).get("course")
     if stage.course is None or course != stage.course:
         return False
-    return (resumes_at(stage) or 0) <= stage.config.updates
+    update = resumes_at(stage)
+    if update is None:  # what is finished, and has no checkpoint any more, is kept
+        return not (stage.folder / DONE).exists()
+    return update <= stage.config.updates
 
 
 def claim(stage: Stage, plan: Plan) -> Path | None:
@@ -71,6 +74,8 @@ def claim(stage: Stage, plan: Plan) -> Path | None:
     if look(stage).state is State.CHANGED:
         aside = _set_aside(stage, plan.folder / REPLACED)
     stage.folder.mkdir(parents=True, exist_ok=True)
+    if read_json(stage.folder / DONE).get("identity") != stage.identity:
+        (stage.folder / DONE).unlink(missing_ok=True)  # a shorter training, which goes on
     record = {
         "name": stage.name,
         "kind": stage.kind,

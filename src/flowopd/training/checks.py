@@ -175,11 +175,10 @@ def _check_steps(config: "TrainConfig") -> None:
         )
     chosen, per_rollout = config.algorithm.steps, config.algorithm.updates_per_rollout
     check_count(chosen, len(steps))
-    if chosen.slide_every is not None and chosen.slide_every % per_rollout:
+    if chosen.slide_every is not None and chosen.slide_every < per_rollout:
         raise FlowOPDError(
-            f"algorithm.steps.slide_every is {chosen.slide_every} updates, and a rollout serves "
-            f"{per_rollout}: the window would pass over places. Use a multiple of "
-            f"{per_rollout}."
+            f"algorithm.steps.slide_every is {chosen.slide_every}, and a rollout serves "
+            f"{per_rollout} updates: the window would pass over places. Use {per_rollout} or more."
         )
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from flowopd.algorithms.settings import GRPOConfig, NFTConfig, OPDConfig, SFTConfig
+from flowopd.flow import forwards_of
 from flowopd.policy.generate import SamplingConfig
 from flowopd.training.config import TrainConfig
 from flowopd.training.eligible import eligible_steps, noisy_steps
@@ -32,7 +33,7 @@ def estimate(config: TrainConfig) -> Estimate:
     """
     algorithm, rollout = config.algorithm, config.rollout
     size = config.batch.prompts * config.batch.images_per_prompt
-    twice = _cost(rollout.guidance)
+    twice = forwards_of(rollout.guidance)
     rounds = config.updates // getattr(algorithm, "updates_per_rollout", 1)
     samples, drawn = size * config.updates, size * rounds * rollout.steps * twice
     if isinstance(algorithm, SFTConfig):
@@ -48,7 +49,7 @@ def estimate(config: TrainConfig) -> Estimate:
         return Estimate(size * rounds, drawn + trained * (2 if algorithm.kl else 1), trained)
     walked = rollout.steps if algorithm.rewarded else max(eligible_steps(config)) + 1
     drawn = size * rounds * walked * twice
-    graded = samples * steps * _cost(rollout.guidance_of(algorithm.student_guidance))
+    graded = samples * steps * forwards_of(rollout.guidance_of(algorithm.student_guidance))
     return Estimate(size * rounds, drawn + _distilling(config, rounds, steps), graded)
 
 
@@ -62,19 +63,14 @@ def probe_count(config: TrainConfig) -> int:
 
 def drawing(sampling: SamplingConfig, pictures: int) -> int:
     """Forwards of pictures that are drawn and not learned from."""
-    return pictures * sampling.steps * _cost(sampling.guidance)
-
-
-def _cost(guidance: float) -> int:
-    """Forwards for one sample."""
-    return 1 if guidance == 1 else 2
+    return pictures * sampling.steps * forwards_of(sampling.guidance)
 
 
 def _pool(config: TrainConfig) -> int:
     """Forwards of the teachers' pictures."""
     assert isinstance(config.algorithm, SFTConfig)
     each = config.algorithm.images_per_task * config.rollout.steps
-    return sum(each * _cost(config.teacher_guidance(task)) for task in config.tasks)
+    return sum(each * forwards_of(config.teacher_guidance(task)) for task in config.tasks)
 
 
 def _distilling(config: TrainConfig, rounds: int, steps: int) -> int:
@@ -85,15 +81,17 @@ def _distilling(config: TrainConfig, rounds: int, steps: int) -> int:
 
     shares = sum(task.share for task in config.tasks.values())
     teacher = sum(
-        _cost(config.teacher_guidance(name)) * task.share / shares
+        forwards_of(config.teacher_guidance(name)) * task.share / shares
         for name, task in config.tasks.items()
     )
     judged = steps
     if algorithm.policy_gradient and algorithm.horizon == "trajectory":
         judged = len(noisy_steps(config))
     own = rollout.guidance_of(algorithm.student_guidance)
-    again = 0 if algorithm.fused and own == rollout.guidance else _cost(own)
+    again = 0 if algorithm.fused and own == rollout.guidance else forwards_of(own)
     anchor = algorithm.anchor
-    anchored = 0.0 if anchor is None else anchor.share * _cost(rollout.guidance_of(anchor.guidance))
+    anchored = (
+        0.0 if anchor is None else anchor.share * forwards_of(rollout.guidance_of(anchor.guidance))
+    )
     per_update = steps * (again + anchored)
     return round(size * (rounds * judged * teacher + config.updates * per_update))

@@ -171,8 +171,8 @@ def rounding_warnings(roles: Roles, dtype: object) -> list[str]:
     found = {source: roles.bank.rounding(name) for name, source in roles.folded.items()}
     return [
         f"{source}, merged by teachers.merged, is off by {share:.0%} of what it changes, since the "
-        f"merged weights are rounded to {dtype}: the targets are, too. Without "
-        "teachers.merged they are not."
+        f"merged weights are rounded to {dtype}, by the same amount at every step. Without "
+        "teachers.merged the rounding is that of activations alone."
         for source, share in found.items()
         if share > MOST_ROUNDING
     ]

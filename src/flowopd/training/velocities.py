@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from flowopd.flow import ConditionalVelocity, VelocityFn, guided
+from flowopd.flow import ConditionalVelocity, VelocityFn, forwards_of, guided
 from flowopd.policy.generate import Encode
 from flowopd.policy.protocol import PromptEmbeds, VelocityModel
 from flowopd.training.roles import Roles
@@ -60,7 +60,7 @@ class Velocities:
         """With guidance bound, and counted."""
         uncond = None if guidance == 1 else self._uncond(len(cond))
         bound = guided(velocity, cond, uncond, guidance)
-        cost = len(cond) * (1 if guidance == 1 else 2)
+        cost = len(cond) * forwards_of(guidance)
 
         def call(x: Tensor, t: Tensor) -> Tensor:
             self.forwards += cost

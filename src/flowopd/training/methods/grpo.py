@@ -61,25 +61,29 @@ class GRPO(Method):
             advantages = found.values[picked.places].to(device, non_blocking=True)
             counts = used[kept].to(device, non_blocking=True)
             for index, weight in chosen.items():
-                loss = self._loss(picked, path.steps[index].pick(kept), advantages)
-                yield Piece(part.task, weight * (loss * counts).sum() / batch.size, index)
+                loss = self._loss(picked, path.steps[index].pick(kept), advantages, counts)
+                yield Piece(part.task, weight * loss.sum() / batch.size, index)
 
-    def _loss(self, part: Part, step: StoredStep, advantages: Tensor) -> Tensor:
-        """(8) and (9) of each sample at one step."""
-        context, meter = self.context, self.context.meter
+    def _loss(self, part: Part, step: StoredStep, advantages: Tensor, counts: Tensor) -> Tensor:
+        """(8) and (9) of each sample at one step; 0, and in no mean, where it does not count."""
+        context = self.context
         guidance = context.config.rollout.guidance
         v, move = replay(context, step, context.velocities.student(part.cond, guidance))
         assert step.log_prob is not None
         surrogate = clipped_surrogate(
             mean_log_prob(move, step.x_next), step.log_prob, advantages, clip=self.config.clip
         )
-        meter.add("ratio", surrogate.ratio)
-        meter.add("ratio_spread", (surrogate.ratio - 1).abs())
-        meter.add("clip_share", surrogate.clipped)
+        seen = {
+            "ratio": surrogate.ratio,
+            "ratio_spread": (surrogate.ratio - 1).abs(),
+            "clip_share": surrogate.clipped,
+        }
         loss = surrogate.loss
         if self.config.kl:
             base = context.velocities.frozen(None, part.cond, guidance)(step.x, step.t)
             kl = weighted_divergence(v, base, kl_weight(step.transition, self.config.weighting))
-            meter.add("base/divergence", kl.detach())
+            seen["base/divergence"] = kl
             loss = loss + self.config.kl * kl
-        return loss
+        for name, values in seen.items():
+            context.meter.add(name, torch.where(counts, values.detach(), torch.nan))
+        return loss * counts

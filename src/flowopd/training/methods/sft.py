@@ -14,7 +14,7 @@ from flowopd.algorithms.flow_matching import flow_matching, noised
 from flowopd.algorithms.settings import SFTConfig
 from flowopd.errors import FlowOPDError
 from flowopd.files import replacing
-from flowopd.flow import NoiseSource, Sampler
+from flowopd.flow import NoiseSource, Sampler, forwards_of
 from flowopd.tasks.batches import Batches, Sample
 from flowopd.tasks.prompts import PromptRecord
 from flowopd.training.method import Batch, Context, Method, Piece, make_parts
@@ -66,11 +66,13 @@ class SFT(Method):
             context.folder / "pool" / f"{task}-{n:05d}.safetensors" for n in range(len(chunks))
         ]
         pairs = list(zip(files, chunks, strict=True))
+        own = context.ranks.mine(pairs)
         missing = [
-            (file, chunk)
-            for file, chunk in context.ranks.mine(pairs)
-            if _read(file, self._origin(task, chunk)) is None
+            (file, chunk) for file, chunk in own if _read(file, self._origin(task, chunk)) is None
         ]
+        there = sum(len(chunk) for _, chunk in own) - sum(len(chunk) for _, chunk in missing)
+        each = context.config.rollout.steps * forwards_of(context.config.teacher_guidance(task))
+        context.velocities.forwards += there * each  # of a run that was killed while it drew them
         drawn = self._drawn(task, [sample for _, chunk in missing for sample in chunk])
         for file, chunk in missing:
             latents = torch.stack([next(drawn) for _ in chunk])
