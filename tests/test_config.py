@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from flowopd.config import Config, dump_yaml, load_config
+from flowopd.config import Config, build, dump_yaml, load_config
 from flowopd.errors import FlowOPDError
 
 
@@ -128,3 +128,51 @@ def test_yaml_merge_keys_work(tmp_path: Path) -> None:
     path.write_text("<<: {steps: 3, guidance: 2.0}\nsteps: 5\n")
     config = load_config(SamplingConfig, path)
     assert (config.steps, config.guidance) == (5, 2.0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-13-45",
+        "!!int x",
+        "!!int ''",
+        "!!float x",
+        "!!bool x",
+        "!!timestamp x",
+        "!!map x",
+        "!!binary ü",
+        "[" * 3000,
+    ],
+)
+def test_values_that_yaml_stumbles_over_end_in_a_sentence(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"name: {value}\n", encoding="utf-8")
+    with pytest.raises(FlowOPDError, match=r"study\.yaml is not valid YAML: ."):
+        load_config(Study, file)
+    with pytest.raises(
+        FlowOPDError, match=r"^the override .*name=.* is not valid YAML: ."
+    ) as caught:
+        load_config(Study, None, [f"name={value}"])
+    assert len(str(caught.value)) < 300
+
+
+class Range(Config):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError("low should not be more than high")
+        return self
+
+
+def test_an_error_of_the_whole_is_its_message_alone() -> None:
+    with pytest.raises(FlowOPDError) as caught:
+        load_config(Range, None, ["low=2"])
+    assert str(caught.value) == "low should not be more than high."
+    with pytest.raises(FlowOPDError) as caught:
+        build(Range, 3)
+    assert str(caught.value) == "The configuration should be keys and values."
+    with pytest.raises(FlowOPDError, match=r"'part' is {'low': 2}; low should not"):
+        build(Range, {"low": 2}, prefix="part")

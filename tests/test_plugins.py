@@ -11,6 +11,15 @@ from flowopd.models import ModelField, model_keys
 __all__ = ["fake_plugins"]
 
 
+SCORER = """
+class Mine:
+    name, version, metrics, tasks, grouped = "mine", 1, (), None, False
+
+    def score(self, images, records):
+        return []
+"""
+
+
 class Job(Config):
     model: ModelField
 
@@ -41,8 +50,21 @@ class TestLoading:
 class TestScorerFiles:
     def test_a_class_of_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.py"
-        file.write_text("class Mine:\n    name = 'mine'\n")
+        file.write_text(SCORER)
         assert plugins.load_scorer(f"{file}:Mine").name == "mine"
+
+    @pytest.mark.parametrize("part", ["name", "version", "metrics", "tasks", "grouped", "score"])
+    def test_a_class_that_lacks_something(self, tmp_path: Path, part: str) -> None:
+        file = tmp_path / "mine.py"
+        file.write_text(SCORER + f"del Mine.{part}\n")
+        with pytest.raises(FlowOPDError, match=rf"mine\.py:Mine' lacks {part}; every scorer has"):
+            plugins.load_scorer(f"{file}:Mine")
+
+    def test_what_an_instance_has_counts(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.py"
+        own = "def begin(self):\n    self.name = 'own'\nMine.__init__ = begin\n"
+        file.write_text(f"{SCORER}del Mine.name\n{own}")
+        assert plugins.load_scorer(f"{file}:Mine").name == "own"
 
     @pytest.mark.parametrize(
         ("content", "name", "sentence"),

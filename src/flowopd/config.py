@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -62,6 +63,9 @@ def _adapter_place(path: Path, info: ValidationInfo) -> Path:
 AdapterPath = Annotated[Path, AfterValidator(_adapter_place)]
 """As a `FilePath`; where there is none such, from the working folder; where there is none either,
 an adapter on the hub (``org/name``, ``org/name@revision``), which stays a relative path."""
+
+Seed = Annotated[int, Field(ge=0, le=2**53)]
+"""Far from where the seeds that are made from it would no longer be torch's."""
 
 C = TypeVar("C", bound=Config)
 
@@ -144,7 +148,7 @@ def parse_override(text: str) -> Override:
     key, equals, value = text.partition("=")
     if not equals:
         raise FlowOPDError(f"The override {text!r} has no '='; write key=value or key.sub=value.")
-    return Override(split_key(key), _parse_yaml(value, f"the override {text!r}"))
+    return Override(split_key(key), _parse_yaml(value, f"the override {_show(text)}"))
 
 
 def split_key(key: str) -> Keys:
@@ -156,6 +160,8 @@ def split_key(key: str) -> Keys:
 
 
 MERGE = "tag:yaml.org,2002:merge"
+_WRONG_TAG = (TypeError, AttributeError, LookupError)
+"""What PyYAML lets through where a value is not of its tag (!!timestamp x)."""
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -185,7 +191,11 @@ class _Loader(yaml.SafeLoader):
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise FlowOPDError(f"{where} is not valid YAML: it is nested too deeply.") from None
+    except _WRONG_TAG:
+        raise FlowOPDError(f"{where} is not valid YAML: a value is not of its !!tag.") from None
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # 2024-13-45
         reason = " ".join(str(error).split())
         raise FlowOPDError(f"{where} is not valid YAML: {reason}.") from None
     except FlowOPDError as error:
@@ -247,7 +257,7 @@ def _assign(data: dict[str, Any], change: Override) -> None:
 def _sentence(cls: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     """One pydantic error in words: the key, what was given, what would be right."""
     keys = tuple(detail["loc"])
-    name = _dotted((prefix, *keys) if prefix else keys) or "the configuration"
+    name = _dotted((prefix, *keys) if prefix else keys)
     if detail["type"] == "extra_forbidden":
         return _unknown_key(cls, keys, name, prefix)
     if detail["type"] == "missing":
@@ -256,6 +266,8 @@ def _sentence(cls: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
     message = message.replace("Input should", "it should", 1)
     if detail["type"] == "model_type":
         message = "it should be keys and values"
+    if not name:
+        return f"{message.replace('it should', 'The configuration should', 1)}."
     return f"The key {name!r} is {_show(detail['input'])}; {message}."
 
 

@@ -14,6 +14,9 @@ Group = Literal["models", "scorers", "commands"]
 GROUPS: tuple[Group, ...] = ("models", "scorers", "commands")
 SINGULAR: dict[Group, str] = {"models": "model", "scorers": "scorer", "commands": "command group"}
 
+SCORER_PARTS = ("name", "version", "metrics", "tasks", "grouped", "score")
+"""What a scorer has, as `flowopd.rewards.scorer.Scorer` says."""
+
 # What importing somebody else's module raises when it, or what it needs, is broken.
 IMPORT_ERRORS = (
     ArithmeticError,
@@ -71,9 +74,11 @@ def load_scorer(spec: str | Mapping[str, Any], *, folder: Path | None = None) ->
     settings = scorer_settings(name, given, folder)
     cls = scorer_class(name, folder)
     try:
-        return cls() if settings is None else cls(settings)
+        scorer = cls() if settings is None else cls(settings)
     except IMPORT_ERRORS as error:
         raise FlowOPDError(f"The scorer {name!r} cannot be started: {error}") from error
+    _check_scorer(name, scorer)
+    return scorer
 
 
 def scorer_settings(name: str, given: Mapping[str, Any], folder: Path | None = None) -> Any:
@@ -118,6 +123,16 @@ def check() -> list[Status]:
                 problem = str(error)
             statuses.append(Status(group, name, point.value, problem))
     return statuses
+
+
+def _check_scorer(name: str, scorer: Any) -> None:
+    """Refuse what lacks something that every scorer has."""
+    missing = [part for part in SCORER_PARTS if not hasattr(scorer, part)]
+    if missing:
+        raise FlowOPDError(
+            f"The scorer {name!r} lacks {', '.join(missing)}; every scorer has "
+            f"{', '.join(SCORER_PARTS)} (see flowopd.rewards.scorer.Scorer)."
+        )
 
 
 def _from_file(path: Path, attribute: str) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field
 
 from flowopd.adapters import Adapters, Switch, adapter_warnings, check_adapters
+from flowopd.config import Seed
 from flowopd.errors import FlowOPDError
 from flowopd.files import check_writable, make_writable, slug, write_atomic
 from flowopd.models import ModelField, model_keys, opened
@@ -45,7 +46,7 @@ class SampleConfig(SamplingConfig):
     prompts: list[Annotated[str, AfterValidator(_not_blank)]] = Field(default_factory=list)
     prompt_file: Path | None = None
     out: Path
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     images_per_prompt: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     adapter: Path | None = None

@@ -1,4 +1,6 @@
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from flowopd.errors import FlowOPDError
 from flowopd.evaluation import drawing as module
 from flowopd.evaluation.protocol import EvalConfig
 from flowopd.evaluation.results import Row
-from flowopd.evaluation.run import evaluate, prepare
+from flowopd.evaluation.run import LOCK, evaluate, prepare
 from flowopd.evaluation.score import begin_scoring
+from flowopd.locks import locked
 from flowopd.policy.generate import generate
 from flowopd.tasks import PromptRecord
+from flowopd.team import Alone
 
 pytestmark = pytest.mark.usefixtures("fake_plugins")
 
@@ -288,8 +292,30 @@ def test_a_retrained_adapter_is_scored_again(
     source = lines_of(scores)[0]["source"]
     scores.write_text(before.replace(source, "0" * 16).replace('"level": 0.', '"level": 0.0'))
     run(protocol, tmp_path / "out", adapters={"mine": fake_adapter})
-    assert "was of other weights; started anew" in capsys.readouterr().err
+    assert "was of other weights or settings of the model; started anew" in capsys.readouterr().err
     assert scores.read_text() == before
+
+
+def test_two_at_once_in_one_folder_are_refused(protocol: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    held = f"The evaluation in {out} is being worked on by process {os.getpid()}"
+    with locked(out / LOCK, ""), pytest.raises(FlowOPDError, match=re.escape(held)):
+        run(protocol, out)
+    assert not (out / "results.json").exists()
+    assert list(run(protocol, out)) == ["base"]
+    assert len(lines_of(out / "scores" / "base.jsonl")) == 14
+
+
+def test_others_of_a_team_leave_the_lock_to_the_main_one(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    config = load_config(EvalConfig, protocol, options={"model": {"family": "fake"}, "out": out})
+    plan, helper = prepare(config), Alone()
+    helper.main = False
+    monkeypatch.setattr(module.Drawing, "help", lambda _: None)
+    with locked(out / LOCK, ""):
+        assert evaluate(plan, team=helper) == []
 
 
 def test_images_are_kept_if_asked(protocol: Path, tmp_path: Path) -> None:

@@ -113,3 +113,13 @@ def test_what_a_configuration_says_can_be_read_back(method: str) -> None:
     config = build(MergeConfig, {"method": method})
     assert build(MergeConfig, config.model_dump()) == config
     assert config.density == (0.5 if method in ("ties", "dare") else None)
+
+
+def test_an_adapter_without_tensors_is_refused() -> None:
+    empty = of(ONE.config, {}, source="runs/empty")
+    sentence = "runs/empty cannot be merged: its weights file has no tensors"
+    for method in ("exact", "svd", "factors"):
+        with pytest.raises(FlowOPDError, match=sentence):
+            merge([empty], [1.0], build(MergeConfig, {"method": method}))
+    with pytest.raises(FlowOPDError, match=sentence):
+        merge([ONE, empty], [0.5, 0.5], MergeConfig())

@@ -13,15 +13,16 @@ from adapters import EIGHT, PEFT_PREFIX, bank_with_student, save_plain_peft, vel
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import sha256
+from flowopd.files import save_tensors, sha256
 from flowopd.policy import adapter_saving
 from flowopd.policy.adapter_files import check_adapter, read_adapter
 from flowopd.policy.bank import AdapterBank, Role
+from flowopd.policy.network_saving import write_network
 from tiny_sd3 import tiny_transformer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -404,6 +405,44 @@ def test_unreadable_folders(saved: Path, tmp_path: Path) -> None:
     (saved / "adapter_config.json").write_text("{")
     with pytest.raises(FlowOPDError, match=r"adapter_config.json cannot be read as JSON"):
         read_adapter(saved)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"\x80\x02}q\x00", b"\0" * 99, b"", b"cos\nsystem\n"]
+)
+def test_a_wrong_file_is_refused_without_torchs_advice(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    with pytest.raises(FlowOPDError, match=r"notes\.txt cannot be read as adapter w") as caught:
+        read_adapter(file)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_pickle_of_more_than_tensors_is_refused_without_torchs_advice(tmp_path: Path) -> None:
+    file = tmp_path / "adapter.bin"
+    torch.save({"a": Path}, file)
+    with pytest.raises(FlowOPDError, match="it is no plain table of tensors") as caught:
+        read_adapter(file)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_old_folder(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def full(*args: object, **named: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(FlowOPDError, match=r"Cannot save an adapter to .*student: .*No space left"):
+        bank_with_student().save("student", saved, metadata={}, lora_prefix="transformer")
+    with pytest.raises(FlowOPDError, match=r"Cannot save an adapter to .*network: .*No space left"):
+        write_network(saved.parent / "network", {}, {"weight": torch.ones(1)}, {})
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors({"weight": torch.ones(1)}, saved.parent / "one.safetensors")
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == ["student"]
 
 
 def test_damaged_weights(saved: Path) -> None:

@@ -12,7 +12,7 @@ from diffusers import StableDiffusion3Pipeline
 from flowopd.config import load_config
 from flowopd.errors import FlowOPDError
 from flowopd.flow import NoiseSource
-from flowopd.policy.generate import SamplingConfig, generate, to_uint8
+from flowopd.policy.generate import SamplingConfig, generate, not_finite, to_uint8
 from flowopd.policy.protocol import PromptEmbeds
 from flowopd.policy.sd3 import SD3Config, SD3Model
 from flowopd.policy.text_cache import TextCache
@@ -157,6 +157,52 @@ def test_progress_is_reported_and_batches_are_lazy(model: SD3Model) -> None:
     assert torch.is_grad_enabled()
     list(batches)
     assert done == [2, 2, 1]
+
+
+class Broken:
+    """A model that makes numbers of one latent, or of one picture, that are not finite."""
+
+    def __init__(self, model: SD3Model, where: str, value: float) -> None:
+        self._model, self._where, self._value = model, where, value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def velocity(self, x: torch.Tensor, t: torch.Tensor, prompts: PromptEmbeds) -> torch.Tensor:
+        return self._spoilt("latents", self._model.velocity(x, t, prompts))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        images = self._model.decode(latents.nan_to_num(0.0, 0.0, 0.0))
+        return self._spoilt("pictures", images)
+
+    def _spoilt(self, where: str, values: torch.Tensor) -> torch.Tensor:
+        if where == self._where:
+            values = values.clone()
+            values[-1, 0, 0, 0] = self._value
+        return values
+
+
+@pytest.mark.parametrize("where", ["latents", "pictures"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_pictures_that_are_not_finite_are_refused(
+    model: SD3Model, where: str, value: float
+) -> None:
+    broken: Any = Broken(model, where, value)
+    plain = FAST.model_copy(update={"guidance": 1.0})
+    with pytest.raises(FlowOPDError) as caught:
+        list(generate(broken, PROMPTS[:2], SEEDS[:2], plain, batch_size=2))
+    assert "'two green triangles' with the seed 1 is not made of finite" in str(caught.value)
+    assert "in float32" in str(caught.value)
+    assert "look at the adapter" in str(caught.value)
+
+
+def test_samples_that_are_not_finite_are_found() -> None:
+    latents, images = torch.zeros(3, 4, 2, 2), torch.zeros(3, 3, 8, 8)
+    assert not_finite(latents, images) == []
+    latents[2, 0, 0, 0] = float("inf")
+    images[0, 2, 7, 7] = float("nan")
+    assert not_finite(latents, images) == [0, 2]
+    assert not_finite(latents.to("meta"), images.to("meta")) == []
 
 
 def test_to_uint8_rounds_and_clips() -> None:

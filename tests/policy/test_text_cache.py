@@ -154,7 +154,7 @@ def test_writing_is_whole_or_not_at_all(cache: TextCache, monkeypatch: pytest.Mo
         Path(path).write_bytes(b"half of a")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flowopd.policy.text_cache.save_file", fail)
+    monkeypatch.setattr("flowopd.policy.text_cache.save_tensors", fail)
     with pytest.raises(FlowOPDError, match="cannot be written: No space left"):
         cache.get(PROMPTS)
     assert not cache.path(PROMPTS[1]).exists()

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
@@ -48,6 +50,26 @@ def test_long_captions_are_wrapped_and_cut() -> None:
     assert wrap("x" * 200, font, CELL)[0].endswith("…")
     assert wrap("a cup", font, CELL) == ["a cup"]
     assert wrap("", font, CELL) == [""]
+
+
+def test_a_word_without_an_end_is_cut_soon() -> None:
+    font = ImageFont.load_default(FONT_SIZE)
+    begun = time.perf_counter()
+    lines = wrap("three " + "x" * 8000 + " " + "W" * 8000 + " end", font, CELL)
+    assert time.perf_counter() - begun < 2
+    assert [line[0] for line in lines] == ["t", "x", "W"]
+    assert all(font.getlength(line) <= CELL for line in lines)
+
+
+@pytest.mark.parametrize("width", [0, 3, 14, 15, 40, 97, CELL])
+def test_words_are_cut_where_a_letter_less_first_fits(width: int) -> None:
+    font = ImageFont.load_default(FONT_SIZE)
+    for word in ("AVAVATo.Ty.LTWAVA" * 4, "ffifflfi.i.l,," * 6, "jWi" * 20, "i"):
+        text = line = word
+        while line and font.getlength(text) > width:
+            line = line[:-1]
+            text = line + "…"
+        assert wrap(word, font, width) == [text]
 
 
 def test_wrong_input() -> None:

@@ -9,8 +9,8 @@ from studies import EVALS, ORDER, FakeTrain, fault, ran
 from typer.testing import CliRunner, Result
 
 from flowopd.cli import app
+from flowopd.locks import locked
 from flowopd.study import kinds as module
-from flowopd.study.locks import locked
 from flowopd.training.interrupt import Interrupted
 
 pytestmark = pytest.mark.usefixtures("fake_plugins", "no_report")

@@ -16,9 +16,9 @@ from studies import EVALS, ORDER, fault, kinds, ran, save_adapter
 from fakes import FakeModel
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
+from flowopd.locks import locked
 from flowopd.study import records
 from flowopd.study.config import load_study
-from flowopd.study.locks import locked
 from flowopd.study.plan import Plan
 from flowopd.study.records import State
 from flowopd.study.run import checked, run_study, states
@@ -338,7 +338,7 @@ class TestLocks:
     def held(self, path: Path) -> Iterator[int]:
         """By another process."""
         code = (
-            "import sys; from pathlib import Path; from flowopd.study.locks import locked\n"
+            "import sys; from pathlib import Path; from flowopd.locks import locked\n"
             "with locked(Path(sys.argv[1]), 'x'): print(flush=True); sys.stdin.read()"
         )
         command = [sys.executable, "-c", code, str(path)]

@@ -58,6 +58,33 @@ class TestJsonLines:
         JsonLines(path, 5).add({"update": 2})
         assert updates(path) == [1, 2]
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            b"\0\0\0",
+            b"\xff\xfe{",
+            b"[1]",
+            b"3",
+            b"{}",
+            b'{"loss": 1}',
+            b'{"update": "2"}',
+            b'{"update": true}',
+            b'{"update": null}',
+            b"[" * 100_000,
+        ],
+    )
+    def test_damaged_lines_are_left_out_with_one_warning(
+        self, tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = lines(tmp_path / "log.jsonl", 1, 2)
+        first, second = path.read_bytes().splitlines()
+        path.write_bytes(b"\n".join([first, damage, damage, second, b""]))
+        JsonLines(path, 5)
+        said = f"warning: 2 damaged lines are left out of {path}.\n"
+        assert capsys.readouterr().err == said
+        assert updates(path) == [1, 2]
+        assert capsys.readouterr().err == ""
+
     def test_there_may_be_no_file_or_an_empty_one(self, tmp_path: Path) -> None:
         assert read_lines(tmp_path / "none.jsonl") == []
         (tmp_path / "empty.jsonl").write_text("")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from runs import ALGORITHMS, Made, config_for, make
 
+from fakes import FakeModel
 from flowopd.errors import FlowOPDError
 from flowopd.rewards.work import Jury
 from flowopd.training.methods import grpo
@@ -168,6 +169,24 @@ class TestMissing:
         said = capfd.readouterr().err
         assert said.count(f"4 of the 28 rewards of update 1 are missing: {reason} (4).") == 1
         assert "of update 2 are missing" not in said
+
+    def test_pictures_that_are_not_finite_are_not_scored(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As bytes they are black, and would have a reward like any other."""
+        inner = FakeModel.decode
+
+        def decode(self: FakeModel, latents: torch.Tensor) -> torch.Tensor:
+            pictures = inner(self, latents).clone()
+            pictures[0, 0, 0, 0] = float("nan")
+            return pictures
+
+        monkeypatch.setattr(FakeModel, "decode", decode)
+        rewards = {"most_missing": 0.5}
+        config = config_for(tmp_path, ALGORITHMS["grpo"], batch=BATCH, updates=1, rewards=rewards)
+        train(prepare(config), tmp_path / "run")
+        (line,) = lines_of(tmp_path / "run")
+        assert line["missing"] == {"the picture is not made of finite numbers": 8}  # one a pass
 
     def test_they_teach_nothing_and_change_nothing_for_the_others(
         self, tmp_path: Path, scorer: Path

@@ -45,6 +45,18 @@ class TestShortForms:
         assert (reward["x"].weight, reward["x"].scale) == (2, None)
         assert (reward["y"].weight, reward["y"].scale) == (1, 5)
 
+    @pytest.mark.parametrize("text", ["1e-1", "0.1", " 1E-1 "])
+    def test_a_text_that_is_a_number_is_one(self, text: str) -> None:
+        """YAML 1.1 reads 1e-1 as a text."""
+        task = {"prompts": "a.txt", "teacher": "t", "reward": {"x": text}}
+        assert config(tasks={"a": task}).tasks["a"].reward["x"].weight == 0.1
+
+    @pytest.mark.parametrize("text", ["much", "nan", "1e999", ""])
+    def test_a_text_that_is_none_is_refused(self, text: str) -> None:
+        task = {"prompts": "a.txt", "teacher": "t", "reward": {"x": text}}
+        with pytest.raises(FlowOPDError, match=r"reward\.x"):
+            config(tasks={"a": task})
+
     def test_paths_are_relative_to_the_file(self) -> None:
         found = config("/recipes", start="merged", algorithm={"name": "opd", "anchor": "quality"})
         task = found.tasks["compose"]

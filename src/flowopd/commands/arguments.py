@@ -24,8 +24,10 @@ def split_arguments(arguments: Sequence[str] | None) -> Arguments:
         elif "=" in argument:
             overrides.append(argument)
         else:
+            missing = "" if Path(argument).exists() else ", and there is no such file or folder"
             raise FlowOPDError(
-                f"The argument {argument!r} is neither a configuration (.yaml) nor key=value."
+                f"The argument {argument!r} is neither a configuration (.yaml) nor key=value"
+                f"{missing}."
             )
     if len(files) > 1:
         raise FlowOPDError(f"One configuration file at most, not {len(files)}: {files}.")

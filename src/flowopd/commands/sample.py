@@ -15,7 +15,7 @@ def sample(
     prompt: list[str] = typer.Option(None, help="A prompt; may be given several times."),
     prompts: Path = typer.Option(None, help="A prompt file (.txt or .jsonl)."),
     out: Path = typer.Option(None, help="The folder for the pictures."),
-    seed: int = typer.Option(None, help="The first picture's seed; picture i has seed + i."),
+    seed: int = typer.Option(None, help="Picture i of a prompt has seed + i."),
     images_per_prompt: int = typer.Option(None, help="Pictures of each prompt."),
     steps: int = typer.Option(None, help="Sampling steps."),
     guidance: float = typer.Option(None, help="Guidance scale; 1 is none."),

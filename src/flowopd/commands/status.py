@@ -17,9 +17,9 @@ def status(
     out: Path = typer.Option(None, help="The folder of the run, if it is not runs/NAME."),
 ) -> None:
     """Show what is done, under way, changed and new. Writes nothing."""
+    from flowopd.locks import LOCK, holder
     from flowopd.reporting.terminal import show
     from flowopd.study.config import load_study
-    from flowopd.study.locks import LOCK, holder
     from flowopd.study.plan import build_plan
     from flowopd.study.run import STUDY, folder_of, states
     from flowopd.study.table import status_table

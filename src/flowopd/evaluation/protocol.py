@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from flowopd.config import Seed
 from flowopd.errors import FlowOPDError
 from flowopd.files import sha256
 from flowopd.models import ModelField, model_keys
@@ -31,7 +32,7 @@ class EvalConfig(SamplingConfig):
     prompts: list[PromptSet] = Field(min_length=1)
     scorers: list[ScorerSpec] = Field(min_length=1)
     images_per_prompt: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     limit: int | None = Field(None, ge=1)
     """At most so many prompts of each set."""
     batch_size: int = Field(16, ge=1)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from flowopd.evaluation.score import Begin, Begun, Images, begin_scoring
 from flowopd.evaluation.score_file import Line, ScoreFile, refuse_other_protocol
 from flowopd.evaluation.table import markdown_table
 from flowopd.files import check_writable, make_writable, slug, write_atomic
+from flowopd.locks import locked
 from flowopd.models import opened
 from flowopd.policy.protocol import VelocityModel
 from flowopd.policy.text_cache import through_cache
@@ -32,6 +34,7 @@ from flowopd.versions import versions
 HOUSEKEEPING = {"path", "transformer", "device", "gradient_checkpointing", "compile"}
 """The keys of a model that do not change what it draws, or are said otherwise."""
 RESULTS, TABLE, SCORES, IMAGES = "results.json", "table.md", "scores", "images"
+LOCK = ".evaluation.lock"
 
 
 def places(job: Job, seed: int) -> list[Place]:
@@ -88,7 +91,9 @@ def evaluate(plan: Plan, *, base: bool = True, team: Team | None = None) -> list
     config, job, team = plan.config, plan.job, team or Alone()
     if team.main:
         make_writable(config.out / SCORES)
-    with Jury(zip(config.scorers, job.scorers, strict=True) if team.main else ()) as jury:
+    alone = locked(config.out / LOCK, f"The evaluation in {config.out}")
+    scorers = zip(config.scorers, job.scorers, strict=True) if team.main else ()
+    with alone if team.main else nullcontext(), Jury(scorers) as jury:
         if config.check_rewards:
             check_jury(jury, team)
         return _rows(plan, base=base, team=team, begin=jury.call)
@@ -141,7 +146,9 @@ class RowRun:
             self.warnings.append("the scorers were not checked.")
         self.settings = plan.config.model.model_dump(mode="json", exclude=HOUSEKEEPING)
         known = [model.fingerprint, getattr(model, "text_key", ""), json.dumps(self.settings)]
+        surroundings = plan.config.model.surroundings()
         parts = [*known, str(model.dtype), files.sha256 if files else ""]
+        parts += [] if surroundings is None else [surroundings]
         self.file = ScoreFile(
             plan.config.out / SCORES / f"{self.name}.jsonl",
             protocol=plan.job.hash,
@@ -154,7 +161,10 @@ class RowRun:
         for warning in self.warnings:
             print(f"warning: {self.name}: {warning}", file=sys.stderr)
         if self.file.restarted:
-            print(f"{self.file.path} was of other weights; started anew.", file=sys.stderr)
+            print(
+                f"{self.file.path} was of other weights or settings of the model; started anew.",
+                file=sys.stderr,
+            )
         if self.config.save_images:
             folder = self.config.out / IMAGES / self.name
             self.file.forget(

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from flowopd.config import Config
+from flowopd.config import Config, Seed
 
 Method = Literal["exact", "svd", "ties", "dare", "factors"]
 DENSITY = 0.5
@@ -27,7 +27,7 @@ class MergeConfig(Config):
     """Of the result, at most. None: the largest rank among the adapters."""
     density: float | None = Field(None, gt=0, le=1)
     """The share of entries that ties and dare keep. None: 0.5."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the draw of dare."""
     any_sum: bool = False
     """Allow weights that do not sum to 1 (task arithmetic)."""

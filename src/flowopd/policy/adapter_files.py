@@ -30,6 +30,8 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 NOTES = "flowopd.json"
 Layout = Literal["peft", "diffusers"]
+_NO_PICKLE = (ValueError, TypeError, AttributeError, LookupError, AssertionError)
+"""What torch.load raises on other files, beside pickle's own error."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,12 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
                 return tensors, opened.metadata() or {}
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, *_NO_PICKLE) as error:
+        raise FlowOPDError(
+            f"{file} cannot be read as adapter weights: it is no plain table of tensors. "
+            "Use an adapter's weights file, as PEFT or diffusers saves it."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise FlowOPDError(f"{file} cannot be read as adapter weights: {reason}") from error
     if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import settle, sha256
+from flowopd.files import save_tensors, settle, sha256
 from flowopd.policy.adapter_files import NOTES, PEFT_CONFIG, PEFT_WEIGHTS, broken_keys
 from flowopd.policy.adapter_keys import PEFT_PREFIX
 from flowopd.policy.diffusers_lora import DIFFUSERS_WEIGHTS, write_diffusers
@@ -44,7 +43,7 @@ def write_adapter(
         peft_config = config.to_config() | {"base_model_name_or_path": notes.get("base") or None}
         _write_json(temporary / PEFT_CONFIG, peft_config)
         prefixed = {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()}
-        save_file(prefixed, temporary / PEFT_WEIGHTS, metadata={"format": "pt"})
+        save_tensors(prefixed, temporary / PEFT_WEIGHTS, metadata={"format": "pt"})
         if lora_prefix is not None:
             write_diffusers(temporary / DIFFUSERS_WEIGHTS, config, tensors, lora_prefix)
         weights = sorted(temporary.glob("*.safetensors"))
@@ -62,13 +61,11 @@ def replacing_folder(folder: Path, ours: set[str]) -> Iterator[Path]:
     A symbolic link stays, and the folder that it leads to is replaced.
     """
     folder = _resolved(folder)
-    _require_replaceable(folder, ours)
+    scratch: Path | None = None
     try:
+        _require_replaceable(folder, ours)
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise FlowOPDError(f"Cannot save an adapter to {folder}: {error}.") from error
-    try:
         fresh = scratch / folder.name
         fresh.mkdir()
         yield fresh
@@ -79,8 +76,11 @@ def replacing_folder(folder: Path, ours: set[str]) -> Iterator[Path]:
             _swap(fresh, folder)
         else:
             fresh.rename(folder)
+    except OSError as error:
+        raise FlowOPDError(f"Cannot save an adapter to {folder}: {error}.") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _resolved(folder: Path) -> Path:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
+from flowopd.files import save_tensors
 from flowopd.policy.adapter_keys import require_distinct, unwrapped
 from flowopd.policy.lora import A_SUFFIX, B_SUFFIX, LoraSettings, module_path, parse_settings
 
@@ -128,4 +128,4 @@ def write_diffusers(
     )
     header = {f"{prefix}.{key}": value for key, value in plain.to_config().items()}
     metadata = {"format": "pt", _METADATA: json.dumps(header, sort_keys=True)}
-    save_file(folded, file, metadata=metadata)
+    save_tensors(folded, file, metadata=metadata)

@@ -114,6 +114,26 @@ def to_uint8(images: Tensor) -> Images:
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
+def not_finite(latents: Tensor, images: Tensor) -> list[int]:
+    """The samples of a batch whose latents or pictures hold a NaN or an infinity.
+
+    As bytes they would be black, and scored like any other. Without numbers (meta) there are none.
+    """
+    if latents.is_meta:
+        return []
+    good = [values.isfinite().flatten(1).all(1) for values in (latents, images)]
+    return [i for i, fine in enumerate((good[0] & good[1]).tolist()) if not fine]
+
+
+def _no_picture(model: VelocityModel, prompt: str, seed: int) -> FlowOPDError:
+    dtype = str(model.dtype).removeprefix("torch.")
+    return FlowOPDError(
+        f"The picture of the prompt {prompt!r} with the seed {seed} is not made of finite numbers "
+        f"({model.name} in {dtype}). Try model.dtype=bf16 or fp32; if that does not help, look at "
+        "the adapter: its weights may be too large or broken."
+    )
+
+
 def _batches(
     model: VelocityModel,
     prompts: Sequence[str],
@@ -130,7 +150,11 @@ def _batches(
         cond = embeddings.take(prompts[batch])
         with torch.no_grad():
             latents = sample_latents(model, cond, uncond, seeds[batch], sampling)
-            images = to_uint8(model.decode(latents))
+            decoded = model.decode(latents)
+            broken = not_finite(latents, decoded)
+            if broken:
+                raise _no_picture(model, prompts[batch][broken[0]], seeds[batch][broken[0]])
+            images = to_uint8(decoded)
         if on_batch is not None:
             on_batch(len(images))
         yield images

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
+from flowopd.files import save_tensors
 from flowopd.policy.adapter_files import NOTES, broken_keys
 from flowopd.policy.adapter_saving import replacing_folder
 from flowopd.policy.network import WEIGHTS
@@ -38,7 +38,7 @@ def write_network(
         (fresh / "config.json").write_text(_json(config), encoding="utf-8")
         for name, keys in files.items():
             held = {key: tensors[key].detach().cpu().contiguous() for key in keys}
-            save_file(held, fresh / name, metadata={"format": "pt"})
+            save_tensors(held, fresh / name, metadata={"format": "pt"})
         if len(files) > 1:
             places = {key: name for name, keys in files.items() for key in keys}
             size = sum(tensor.nbytes for tensor in tensors.values())

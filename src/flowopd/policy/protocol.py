@@ -149,6 +149,11 @@ class ModelConfig(Config, ABC):
     def fingerprint(self) -> str | None:
         """The fingerprint of the weights without loading them; None: only known once fetched."""
 
+    def surroundings(self) -> str | None:
+        """SHA-256 of what else pictures depend on, such as the autoencoder; adapters do not carry
+        it. None: of nothing else, or of what is only known once fetched."""
+        return None
+
     @abstractmethod
     def skeleton(self) -> nn.Module:
         """The transformer without weights, on the meta device."""

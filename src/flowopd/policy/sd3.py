@@ -15,6 +15,7 @@ from flowopd.policy import sd3_files
 from flowopd.policy.attention import AttentionBackend
 from flowopd.policy.network import Network, NetworkFiles, read_network
 from flowopd.policy.protocol import JOINT_ATTENTION, ModelConfig, PromptEmbeds
+from flowopd.policy.sd3_parts import load_part
 from flowopd.policy.sd3_text import SD3TextEncoders
 from flowopd.policy.sd3_transformer import load_transformer, look_at, sd3_velocity
 from flowopd.policy.weight_files import sha256_json
@@ -80,6 +81,11 @@ class SD3Config(ModelConfig):
         if self.transformer is None and sd3_files.is_hub_id(self.path):
             return None
         return sd3_files.fingerprint_of(self._transformer_in(self._local))
+
+    def surroundings(self) -> str | None:
+        if sd3_files.is_hub_id(self.path):
+            return None
+        return sd3_files.surroundings(self._local, self.t5)
 
     def skeleton(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel
@@ -213,13 +219,8 @@ class SD3Model:
     def _load_vae(self, config: SD3Config, folder: Path) -> Any:
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(
-            folder,
-            subfolder="vae",
-            local_files_only=True,
-            **sd3_files.load_in(DTYPES[config.vae_dtype]),
-        )
-        return vae.to(self._device).requires_grad_(False).eval()
+        precision = sd3_files.load_in(DTYPES[config.vae_dtype])
+        return load_part(AutoencoderKL, folder / "vae", precision).to(self._device)
 
 
 def _text_key(config: SD3Config, folder: Path, t5: bool, transformer: Any) -> str:

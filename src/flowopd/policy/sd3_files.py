@@ -158,6 +158,18 @@ def text_fingerprint(folder: Path, t5: bool) -> str:
     return sha256_json(parts)
 
 
+def surroundings(folder: Path, t5: bool | None) -> str:
+    """SHA-256 of what pictures depend on beside the transformer: autoencoder, shift, encoders."""
+    vae = folder / "vae"
+    return sha256_json(
+        {
+            "vae": fingerprint(read_json(vae / "config.json"), weight_files(vae, CORE["vae"])),
+            "shift": read_shift(folder),
+            "encoders": text_fingerprint(folder, resolve_t5(folder, t5)),
+        }
+    )
+
+
 def load_in(dtype: Any) -> dict[str, Any]:
     """The argument of diffusers' `from_pretrained` that sets the precision, by its present name."""
     import diffusers

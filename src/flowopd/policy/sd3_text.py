@@ -10,7 +10,8 @@ from torch import nn
 
 from flowopd.errors import FlowOPDError
 from flowopd.policy.protocol import PromptEmbeds, require_finite
-from flowopd.policy.sd3_files import load_in
+from flowopd.policy.sd3_files import CLIPS, T5
+from flowopd.policy.sd3_parts import load_part
 
 CHUNK = 16
 """How many prompts go through the text encoders at a time."""
@@ -79,18 +80,22 @@ class SD3TextEncoders:
 
     def _load(self) -> Any:
         from diffusers import StableDiffusion3Pipeline
+        from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+        kinds = dict.fromkeys(CLIPS, CLIPTextModelWithProjection)
+        if self._t5:
+            kinds |= dict.fromkeys(T5, T5EncoderModel)
+        encoders = {
+            part: load_part(kind, self._folder / part, {"dtype": self._dtype}).to(self._device)
+            for part, kind in kinds.items()
+        }
         absent = {} if self._t5 else {"text_encoder_3": None, "tokenizer_3": None}
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
+        return StableDiffusion3Pipeline.from_pretrained(
             self._folder,
             transformer=self._transformer,
             vae=None,
             scheduler=None,
             local_files_only=True,
-            **load_in(self._dtype),
+            **encoders,
             **absent,
         )
-        for encoder in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3):
-            if encoder is not None:
-                encoder.to(self._device).requires_grad_(False).eval()
-        return pipeline

@@ -15,6 +15,7 @@ from flowopd.policy.attention import pin_attention
 from flowopd.policy.compiling import compile_blocks
 from flowopd.policy.network import NetworkFiles, read_network
 from flowopd.policy.protocol import PromptEmbeds
+from flowopd.policy.sd3_parts import load_part
 from flowopd.policy.weight_files import read_json
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ def load_transformer(
 
     from flowopd.policy.sd3 import DTYPES
 
-    transformer: Any = SD3Transformer2DModel.from_pretrained(
-        folder, local_files_only=True, **sd3_files.load_in(dtype)
-    )
-    transformer.to(device).requires_grad_(False).eval()
+    transformer: Any = load_part(SD3Transformer2DModel, folder, sd3_files.load_in(dtype))
+    transformer.to(device)
     if config.attention_backend is not None:
         computing = pick_device(config.device), DTYPES[config.dtype]
         pin_attention(transformer, config.attention_backend, *computing)

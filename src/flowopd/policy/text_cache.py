@@ -6,11 +6,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import replacing
+from flowopd.files import replacing, save_tensors
 from flowopd.policy.protocol import PromptEmbeds, VelocityModel, require_finite
 from flowopd.policy.weight_files import sha256_json
 from flowopd.team import Alone, Team
@@ -162,7 +161,7 @@ class TextCache:
         tensors = {"sequence": sequence.contiguous(), "pooled": pooled.contiguous()}
         try:
             with replacing(self.path(prompt)) as temporary:
-                save_file(tensors, temporary, metadata={"prompt": prompt})
+                save_tensors(tensors, temporary, metadata={"prompt": prompt})
         except OSError as error:
             raise FlowOPDError(
                 f"The text cache {self.folder} cannot be written: {error.strerror or error}."

@@ -1,5 +1,6 @@
 """A contact sheet: many pictures on one, each above its caption."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from math import ceil, sqrt
 from typing import NamedTuple
@@ -12,6 +13,7 @@ CELL = 192  # pixels of a picture's side on the sheet, about
 GAP = 12
 FONT_SIZE = 14
 CAPTION_LINES = 3
+KERNING = 4  # characters by which a longer text may be the narrower one
 FRAME = (205, 205, 205)
 PAPER, INK = (255, 255, 255), (20, 20, 20)
 
@@ -81,6 +83,13 @@ def _shorten(
     ellipsis: bool,
 ) -> str:
     text = line + "…" if ellipsis else line
+    if line and font.getlength(text) > width:
+        fitting = bisect_right(
+            range(len(line)),
+            float(width),
+            key=lambda end: font.getlength(line[:end].rstrip() + "…"),
+        )
+        line = line[: fitting + KERNING]
     while line and font.getlength(text) > width:
         line = line[:-1]
         text = line.rstrip() + "…"

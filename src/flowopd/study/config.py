@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from flowopd.config import Config, FilePath, load_config, parse_override, read_yaml
+from flowopd.config import Config, FilePath, Seed, load_config, parse_override, read_yaml
 from flowopd.errors import FlowOPDError
 from flowopd.models import ModelField, model_keys
 from flowopd.reporting.config import ReportConfig
@@ -17,7 +17,6 @@ from flowopd.study.names import BASE, EVAL, unknown
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
 """Without dots: they part a stage from its seed, and the keys of an override."""
-Seed = Annotated[int, Field(ge=0)]
 
 
 def _each_once(values: list[Any]) -> list[Any]:

@@ -65,11 +65,17 @@ def identity(kind: str, covers: Any, made: Mapping[Path, str], contents: Content
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
-    """By the fingerprint of the weights; by its name where that is only known once fetched."""
+    """By the fingerprints of the weights; by its name where they are only known once fetched."""
     fingerprint = model.fingerprint()
     if fingerprint is None:
         return model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING - {"path"})
-    return {"fingerprint": fingerprint} | model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
+    surroundings = model.surroundings()
+    beside = {} if surroundings is None else {"surroundings": surroundings}
+    return (
+        {"fingerprint": fingerprint}
+        | beside
+        | model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
+    )
 
 
 class Scorers(Started):

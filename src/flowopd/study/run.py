@@ -7,9 +7,9 @@ from pathlib import Path
 from flowopd.config import dump_yaml, read_yaml
 from flowopd.errors import FlowOPDError
 from flowopd.files import check_writable, make_writable, write_atomic
+from flowopd.locks import LOCK, locked
 from flowopd.study.config import Study
 from flowopd.study.kinds import KINDS, Kind
-from flowopd.study.locks import LOCK, locked
 from flowopd.study.plan import STAGES, Plan, Stage, build_plan
 from flowopd.study.records import Found, look, read_json
 from flowopd.study.results import RESULTS, write_results

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from flowopd.errors import FlowOPDError
-from flowopd.study.locks import LOCKS, locked
+from flowopd.locks import LOCKS, locked
 from flowopd.study.plan import Plan, Stage
 from flowopd.study.records import State, claim, finish, look, verify
 from flowopd.team import Team

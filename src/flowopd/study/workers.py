@@ -13,7 +13,7 @@ from types import FrameType
 from typing import IO, Any
 
 from flowopd.errors import FlowOPDError
-from flowopd.study.locks import LOCKS, locked
+from flowopd.locks import LOCKS, locked
 from flowopd.study.plan import Plan, Stage
 from flowopd.study.records import OUTPUT, State, claim, look, verify
 from flowopd.study.runner import Failures, blocked, say, say_aside, took

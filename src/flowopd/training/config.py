@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from flowopd.algorithms.settings import ALGORITHMS, AlgorithmConfig
-from flowopd.config import AdapterPath, Config, build
+from flowopd.config import AdapterPath, Config, Seed, build
 from flowopd.errors import FlowOPDError
 from flowopd.models import ModelField, model_keys
 from flowopd.policy.generate import SamplingConfig
@@ -54,8 +54,18 @@ class TaskConfig(Config):
     def _short_reward(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        number = (int, float)
-        return {k: {"weight": v} if isinstance(v, number) else v for k, v in value.items()}
+        return {k: {"weight": v} if _is_number(v) else v for k, v in value.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """A number, or a text that is one: YAML 1.1 reads 1e-1 as a text."""
+    if not isinstance(value, str):
+        return isinstance(value, int | float)
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def with_scales(settings: dict[str, Any], scales: Mapping[str, float]) -> dict[str, Any]:
@@ -158,7 +168,7 @@ class ProbeConfig(Config):
     prompts: list[PromptSet] = Field(min_length=1)
     scorers: list[ScorerSpec] = Field(min_length=1)
     limit: int | None = Field(None, ge=1)
-    seed: int = Field(1_000_000, ge=0)
+    seed: Seed = 1_000_000
     sampling: SamplingConfig
     panel: int = Field(24, ge=0)
     """How many of the pictures go on the panel."""
@@ -177,7 +187,7 @@ class TrainConfig(Config):
     shorthands = {"model": model_keys}  # noqa: RUF012
 
     model: ModelField
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     scorers: list[ScorerSpec] = Field(default_factory=list)
     tasks: dict[TaskName, TaskConfig] = Field(min_length=1)
     algorithm: AlgorithmConfig

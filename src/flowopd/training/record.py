@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,29 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The whole lines of a file; a last one that a kill cut off is left out."""
+    """The whole lines of a file; a last one that a kill cut off is left out.
+
+    So are, with a warning, lines that a full disk or a crash left without an update's number.
+    """
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole if line]
+    whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    read = [_line(text) for text in whole if text]
+    lines = [line for line in read if line is not None]
+    damaged = len(read) - len(lines)
+    if damaged:
+        said = "1 damaged line is" if damaged == 1 else f"{damaged} damaged lines are"
+        print(f"warning: {said} left out of {path}.", file=sys.stderr)
+    return lines
+
+
+def _line(text: str) -> Line | None:
+    """What a line says, if it is of an update."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("update")) is int else None
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -273,7 +273,9 @@ def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
     settings = portable(plan, prompts)
     if plan.config.endless:
         del settings["updates"]
-    identity = json.dumps([settings, fingerprint], sort_keys=True)
+    surroundings = plan.config.model.surroundings()
+    base = [fingerprint] if surroundings is None else [fingerprint, surroundings]
+    identity = json.dumps([settings, *base], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowopd.errors import FlowOPDError
-from flowopd.policy.generate import Images, to_uint8
+from flowopd.policy.generate import Images, not_finite, to_uint8
 from flowopd.rewards.reward import Rewards, Scored
 from flowopd.rewards.scorer import Scorer
 from flowopd.rewards.work.calls import Call, call_now
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMED, MOST_NEWS = 3, 10
 """Reasons that a sentence gives, and that a run does; the log has all."""
+NOT_FINITE = "the picture is not made of finite numbers"
 
 
 class Scoring:
@@ -35,14 +36,17 @@ class Scoring:
         self._records: list[PromptRecord] = []
         self._tasks: list[str] = []
         self._calls: list[tuple[Scorer, Sequence[int], Call]] = []
+        self._broken: list[int] = []
 
     @torch.no_grad()
     def add(self, part: "Part", x0: Tensor) -> None:
         """The next part, drawn."""
-        images = to_uint8(self._context.model.decode(x0))
+        decoded = self._context.model.decode(x0)
+        images = to_uint8(decoded)
         records = [sample.record for sample in part.samples]
         tasks = [sample.task for sample in part.samples]
         first = len(self._records)
+        self._broken += [first + i for i in not_finite(x0, decoded)]
         self._records += records
         self._tasks += tasks
         reward, jury = self._context.reward, self._context.jury
@@ -62,6 +66,7 @@ class Scoring:
         rewards are `only_logged`.
         """
         found, meter = self._found(), self._context.meter
+        self._leave_out_broken(found)
         values = torch.from_numpy(found.values)
         for part in self._batch.parts:
             meter.add(f"task/{part.task}/reward", values[part.places])
@@ -79,6 +84,13 @@ class Scoring:
         together = self._compared() if reward.grouped else []
         own = [Scored(scorer, places, call.result()) for scorer, places, call in self._calls]
         return reward.rewards([*own, *together], self._tasks)
+
+    def _leave_out_broken(self, found: Rewards) -> None:
+        """What a scorer said of a picture that is none is no reward."""
+        for i in self._broken:
+            found.reasons[i] = NOT_FINITE
+            for values in (found.values, *found.parts.values()):
+                values[i] = np.nan
 
     def _compared(self) -> list[Scored]:
         """This process's part of what scorers say that compare images."""

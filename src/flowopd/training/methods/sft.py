@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowopd.algorithms.flow_matching import flow_matching, noised
 from flowopd.algorithms.settings import SFTConfig
 from flowopd.errors import FlowOPDError
-from flowopd.files import replacing
+from flowopd.files import replacing, save_tensors
 from flowopd.flow import NoiseSource, Sampler, forwards_of
 from flowopd.tasks.batches import Batches, Sample
 from flowopd.tasks.prompts import PromptRecord
@@ -77,7 +76,7 @@ class SFT(Method):
         for file, chunk in missing:
             latents = torch.stack([next(drawn) for _ in chunk])
             with replacing(file) as temporary:
-                save_file({"latents": latents}, temporary, metadata=self._origin(task, chunk))
+                save_tensors({"latents": latents}, temporary, metadata=self._origin(task, chunk))
         context.ranks.wait()
         found = [_read(file, self._origin(task, chunk)) for file, chunk in pairs]
         if any(part is None for part in found):
