@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # A part imports itself and parts of the lines above its own, without those named as forbidden.
 LAYERS = (
     ("errors", "hub"),
-    ("config", "devices", "files", "locks", "versions", "team"),
+    ("config", "devices", "files", "locks", "logs", "versions", "team"),
     ("flow", "tasks", "plugins", "reporting"),
     ("rewards", "policy"),
     ("models", "adapters", "merging", "algorithms"),

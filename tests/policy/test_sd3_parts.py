@@ -123,4 +123,4 @@ def test_what_stands_around_the_transformer_tells_pictures_apart_and_no_adapters
 
 
 def test_the_surroundings_of_a_hub_id_are_not_known() -> None:
-    assert config_of(Path("org/name")).surroundings() is None
+    assert config_of(Path("org/name")).surroundings() == {}

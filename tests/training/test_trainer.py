@@ -47,6 +47,15 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
     monkeypatch.setattr(Trainer, "make_update", dying)
 
 
+def train_killed_at(
+    monkeypatch: pytest.MonkeyPatch, update: int, config: TrainConfig, folder: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, update)
+        with pytest.raises(Killed):
+            train(prepare(config), folder)
+
+
 def adapter_digest(folder: Path) -> str:
     return sha256(folder / "adapter" / "adapter_model.safetensors")
 
@@ -63,10 +72,7 @@ def test_killed_and_resumed_is_the_same_run(
     data = data_for(tmp_path, ALGORITHMS[name], ema={"decay": 0.5, "every": 1})
     config = build(TrainConfig, probed(data))
     whole = train(prepare(config), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 3)
-        with pytest.raises(Killed):
-            train(prepare(config), tmp_path / "killed")
+    train_killed_at(monkeypatch, 3, config, tmp_path / "killed")
     assert not (tmp_path / "killed" / "adapter").exists()
     resumed = train(prepare(config), tmp_path / "killed")
     assert adapter_digest(tmp_path / "killed") == adapter_digest(tmp_path / "whole")
@@ -84,10 +90,7 @@ def test_batches_resume_too(
     batch = {"prompts": 4, "images_per_prompt": 1, "micro": 3, **changes}
     config = config_for(tmp_path, ALGORITHMS["opd"], batch=batch)
     train(prepare(config), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 5)
-        with pytest.raises(Killed):
-            train(prepare(config), tmp_path / "killed")
+    train_killed_at(monkeypatch, 5, config, tmp_path / "killed")
     train(prepare(config), tmp_path / "killed")
     assert adapter_digest(tmp_path / "killed") == adapter_digest(tmp_path / "whole")
 
@@ -97,10 +100,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 ) -> None:
     config = config_for(tmp_path, ALGORITHMS["opd"])
     train(prepare(config), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 5)
-        with pytest.raises(Killed):
-            train(prepare(config), tmp_path / "killed")
+    train_killed_at(monkeypatch, 5, config, tmp_path / "killed")
     newest = tmp_path / "killed" / "checkpoints" / "update-00000004"
     content = bytearray((newest / "state.safetensors").read_bytes())
     content[-1] ^= 1
@@ -164,10 +164,7 @@ def test_a_run_that_was_stopped_can_end_where_it_is(
     long = config_for(tmp_path, ALGORITHMS["opd"])
     short = long.model_copy(update={"updates": 4})
     train(prepare(short), tmp_path / "short")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 5)
-        with pytest.raises(Killed):
-            train(prepare(long), tmp_path / "stopped")
+    train_killed_at(monkeypatch, 5, long, tmp_path / "stopped")
     train(prepare(short), tmp_path / "stopped")
     assert adapter_digest(tmp_path / "stopped") == adapter_digest(tmp_path / "short")
     with pytest.raises(FlowOPDError, match="is of update 4, and updates is 2"):

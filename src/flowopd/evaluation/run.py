@@ -146,9 +146,8 @@ class RowRun:
             self.warnings.append("the scorers were not checked.")
         self.settings = plan.config.model.model_dump(mode="json", exclude=HOUSEKEEPING)
         known = [model.fingerprint, getattr(model, "text_key", ""), json.dumps(self.settings)]
-        surroundings = plan.config.model.surroundings()
-        parts = [*known, str(model.dtype), files.sha256 if files else ""]
-        parts += [] if surroundings is None else [surroundings]
+        beside = plan.config.model.surroundings().values()
+        parts = [*known, str(model.dtype), files.sha256 if files else "", *beside]
         self.file = ScoreFile(
             plan.config.out / SCORES / f"{self.name}.jsonl",
             protocol=plan.job.hash,

@@ -51,6 +51,11 @@ def check_merge(
 
 def _require_whole(adapter: AdapterFiles) -> None:
     """Both halves of every layer, as matrices that fit each other and the settings."""
+    if not adapter.tensors:
+        raise FlowOPDError(
+            f"The adapter {adapter.source} cannot be merged: its weights file has no tensors. "
+            "Use one that was saved whole."
+        )
     paths = paths_of(adapter)
     selected = set(adapter.config.select(paths))
     for path in paths:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowopd.errors import FlowOPDError
 from flowopd.files import write_atomic
 from flowopd.merging.checks import check_merge
 from flowopd.merging.config import MergeConfig
@@ -86,12 +85,6 @@ def merge(
 ) -> Merged:
     """sum_i w_i s_i B_i A_i, in the way that `config` says. Adapters of weight 0 take no part."""
     check_merge(adapters, weights, config)
-    for adapter in adapters:
-        if not adapter.tensors:
-            raise FlowOPDError(
-                f"The adapter {adapter.source} cannot be merged: its weights file has no tensors. "
-                "Use one that was saved whole."
-            )
     used = [place for place, weight in enumerate(weights) if weight != 0]
     sources, shares = [adapters[place] for place in used], [weights[place] for place in used]
     layers = layers_of(sources, shares)

@@ -149,10 +149,10 @@ class ModelConfig(Config, ABC):
     def fingerprint(self) -> str | None:
         """The fingerprint of the weights without loading them; None: only known once fetched."""
 
-    def surroundings(self) -> str | None:
-        """SHA-256 of what else pictures depend on, such as the autoencoder; adapters do not carry
-        it. None: of nothing else, or of what is only known once fetched."""
-        return None
+    def surroundings(self) -> dict[str, str]:
+        """What else pictures depend on, such as the autoencoder, each by its SHA-256; adapters do
+        not carry it. Empty: nothing else, or what is only known once fetched."""
+        return {}
 
     @abstractmethod
     def skeleton(self) -> nn.Module:

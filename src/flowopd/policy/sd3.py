@@ -82,10 +82,10 @@ class SD3Config(ModelConfig):
             return None
         return sd3_files.fingerprint_of(self._transformer_in(self._local))
 
-    def surroundings(self) -> str | None:
+    def surroundings(self) -> dict[str, str]:
         if sd3_files.is_hub_id(self.path):
-            return None
-        return sd3_files.surroundings(self._local, self.t5)
+            return {}
+        return {"surroundings": sd3_files.surroundings(self._local, self.t5)}
 
     def skeleton(self) -> nn.Module:
         from diffusers import SD3Transformer2DModel

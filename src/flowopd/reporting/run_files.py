@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flowopd.logs import read_log
+
 Line = Mapping[str, Any]
 
 
@@ -30,18 +32,10 @@ class RunFiles:
         A resumed run writes some again: the last of them counts. What follows the last newline was
         cut off, or is being written.
         """
-        if not path.is_file():
-            return []
-        lines: dict[int, Line] = {}
-        broken = 0
-        for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            line = _line(text)
-            if line is None:
-                broken += bool(text.strip())
-            else:
-                lines[line["update"]] = line
-        if broken:
-            self.say(path, f"has lines that cannot be read ({broken}), which are left out")
+        found, damaged = read_log(path)
+        if damaged:
+            self.say(path, f"has lines that cannot be read ({damaged}), which are left out")
+        lines = {line["update"]: line for line in found}
         return [lines[update] for update in sorted(lines)]
 
     def say(self, path: Path, problem: str) -> None:
@@ -61,16 +55,6 @@ class RunFiles:
             self.say(path, "holds something else than it should and is left out")
             return None
         return found
-
-
-def _line(text: str) -> Line | None:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("update"), int):
-        return None
-    return line
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

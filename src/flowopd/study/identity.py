@@ -69,13 +69,8 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     fingerprint = model.fingerprint()
     if fingerprint is None:
         return model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING - {"path"})
-    surroundings = model.surroundings()
-    beside = {} if surroundings is None else {"surroundings": surroundings}
-    return (
-        {"fingerprint": fingerprint}
-        | beside
-        | model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
-    )
+    settings = model.model_dump(mode="json", exclude=MODEL_HOUSEKEEPING)
+    return {"fingerprint": fingerprint, **model.surroundings(), **settings}
 
 
 class Scorers(Started):

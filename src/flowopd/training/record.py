@@ -9,8 +9,7 @@ from typing import Any
 
 from flowopd.errors import FlowOPDError
 from flowopd.files import write_atomic
-
-Line = dict[str, Any]
+from flowopd.logs import Line, read_log
 
 
 class JsonLines:
@@ -29,29 +28,12 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The whole lines of a file; a last one that a kill cut off is left out.
-
-    So are, with a warning, lines that a full disk or a crash left without an update's number.
-    """
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    read = [_line(text) for text in whole if text]
-    lines = [line for line in read if line is not None]
-    damaged = len(read) - len(lines)
+    """The lines of a file; of those that a full disk or a crash left damaged, a warning."""
+    lines, damaged = read_log(path)
     if damaged:
         said = "1 damaged line is" if damaged == 1 else f"{damaged} damaged lines are"
         print(f"warning: {said} left out of {path}.", file=sys.stderr)
     return lines
-
-
-def _line(text: str) -> Line | None:
-    """What a line says, if it is of an update."""
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return line if isinstance(line, dict) and type(line.get("update")) is int else None
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -273,8 +273,7 @@ def recipe_hash(plan: TrainPlan, fingerprint: str) -> str:
     settings = portable(plan, prompts)
     if plan.config.endless:
         del settings["updates"]
-    surroundings = plan.config.model.surroundings()
-    base = [fingerprint] if surroundings is None else [fingerprint, surroundings]
+    base = [fingerprint, *plan.config.model.surroundings().values()]
     identity = json.dumps([settings, *base], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flowopd.errors import FlowOPDError
-from flowopd.files import replacing, sha256, write_atomic
+from flowopd.files import replacing, save_tensors, sha256, write_atomic
 from flowopd.world.network import TRANSFORMER, WorldNetwork
 
 FOLDER = Path(__file__).parent / "assets"
@@ -21,7 +21,7 @@ def save_base(network: WorldNetwork, folder: Path, recipe: dict[str, Any]) -> Pa
     """Writes base.safetensors and base.json: what made it, its architecture and its SHA-256."""
     path = folder / WEIGHTS
     with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary)
+        save_tensors({k: v.contiguous() for k, v in network.state_dict().items()}, temporary)
     card = {"sha256": sha256(path), "recipe": recipe, "transformer": TRANSFORMER}
     write_atomic(folder / CARD, json.dumps(card, indent=2) + "\n")
     return path

@@ -1,7 +1,8 @@
 """A rollout that is kept, to be trained on afterwards, once or several times."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,20 +37,8 @@ class StoredStep:
     def pick(self, kept: Tensor) -> "StoredStep":
         """Some of the samples."""
         rows = kept.to(self.x.device, non_blocking=True)
-
-        def of(tensor: Tensor) -> Tensor:
-            return tensor[rows] if tensor.ndim else tensor
-
-        return StoredStep(
-            self.index,
-            of(self.x),
-            of(self.t),
-            of(self.t_next),
-            of(self.x_next),
-            of(self.velocity),
-            Transition(*(of(getattr(self.transition, f.name)) for f in fields(Transition))),
-            None if self.log_prob is None else of(self.log_prob),
-        )
+        move = replace(self.transition, **_rows(self.transition, rows))
+        return replace(self, **_rows(self, rows), transition=move)
 
 
 @dataclass(frozen=True)
@@ -97,6 +86,12 @@ def replay(context: Context, step: StoredStep, velocity: VelocityFn) -> tuple[Te
         t_clamp=float(context.sigmas[1]),
     )
     return v, move
+
+
+def _rows(record: StoredStep | Transition, rows: Tensor) -> dict[str, Any]:
+    """What a record has for each sample, of some samples."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {k: v[rows] for k, v in values.items() if isinstance(v, Tensor) and v.ndim}
 
 
 def _stored(step: Step) -> StoredStep:
